@@ -1,0 +1,1 @@
+"""Embodiments, launch, arm bridge, simulator of NORA for ROS 2."""

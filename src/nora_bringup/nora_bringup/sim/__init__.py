@@ -1,0 +1,1 @@
+"""MuJoCo simulation of the WidowX-250s: no ROS, no torch."""

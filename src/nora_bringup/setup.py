@@ -1,0 +1,27 @@
+"""Package nora_bringup: embodiments, launch, arm bridge, simulator."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+setup(
+    name="nora_bringup",
+    version="0.1.0",
+    packages=find_packages(),
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/nora_bringup"]),
+        ("share/nora_bringup", ["package.xml"]),
+        ("share/nora_bringup/config", glob("config/*.xml")),
+        ("share/nora_bringup/config/embodiments", glob("config/embodiments/*.yaml")),
+        ("share/nora_bringup/launch", glob("launch/*.launch.py")),
+    ],
+    package_data={"nora_bringup": ["py.typed", "sim/models/*.xml"]},
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "bridge = nora_bringup.bridge.node:main",
+            "sim = nora_bringup.sim_node:main",
+            "nora = nora_bringup.cli:main",
+        ]
+    },
+)

@@ -1,0 +1,1 @@
+"""Models, inference runtime and policy node of NORA for ROS 2."""

@@ -1,0 +1,259 @@
+"""One YAML file per robot, read strictly into frozen dataclasses (numpy layer).
+
+An unknown or missing key, a wrong type or a value out of range is a `ValueError` that names the file,
+the key, what was expected and what was found. Units are in the field names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A camera the policy sees. `crop` is top, left, height, width in px, applied after `rotation_deg`."""
+
+    name: str
+    topic: str
+    encoding: Literal["rgb8", "bgr8"]
+    max_age_s: float
+    rotation_deg: Literal[0, 90, 180, 270] = 0
+    crop: tuple[int, int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "max_age_s")
+        if self.crop is not None and (min(self.crop) < 0 or 0 in self.crop[2:]):
+            raise ValueError(
+                f"crop: expected top, left >= 0 and height, width > 0, got {self.crop}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """The action space. `execute_steps` of each chunk are played before a fresh chunk must be there."""
+
+    names: tuple[str, ...]
+    frame: str
+    step_period_s: float
+    statistics_key: str
+    head: Literal["flow", "fast"]
+    execute_steps: int
+    max_chunk_age_s: float
+
+    def __post_init__(self) -> None:
+        expected = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+        if self.names != expected:
+            raise ValueError(f"names: expected {list(expected)}, got {list(self.names)}")
+        _require_positive(self, "step_period_s", "execute_steps", "max_chunk_age_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Box that commanded tool positions never leave, base frame, m."""
+
+    min_m: tuple[float, float, float]
+    max_m: tuple[float, float, float]
+    on_violation: Literal["clamp", "refuse"]
+
+    def __post_init__(self) -> None:
+        if not all(lo < hi for lo, hi in zip(self.min_m, self.max_m, strict=True)):
+            raise ValueError(
+                f"max_m: expected each entry above min_m {self.min_m}, got {self.max_m}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Per axis: of one policy step, and of the commanded target in time."""
+
+    step_m: float
+    step_rad: float
+    velocity_m_s: float
+    velocity_rad_s: float
+    acceleration_m_s2: float
+    acceleration_rad_s2: float
+    joint_velocity_rad_s: float
+    joint_acceleration_rad_s2: float
+
+    def __post_init__(self) -> None:
+        _require_positive(self, *(f.name for f in dataclasses.fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Kinematic model of the arm: an MJCF file of `nora_bringup/sim/models`, its joints and tool site."""
+
+    model: str
+    tool_site: str
+    joint_names: tuple[str, ...]
+    home_rad: tuple[float, ...]
+    home_gripper: float
+
+    def __post_init__(self) -> None:
+        if len(self.home_rad) != len(self.joint_names):
+            raise ValueError(
+                f"home_rad: expected {len(self.joint_names)} values, got {len(self.home_rad)}"
+            )
+        if not 0.0 <= self.home_gripper <= 1.0:
+            raise ValueError(f"home_gripper: expected 0 ... 1, got {self.home_gripper}")
+
+
+@dataclass(frozen=True, slots=True)
+class Gripper:
+    """Driver value of the closed (0) and the open (1) gripper, in `unit`."""
+
+    closed: float
+    open: float
+    unit: str
+
+    def __post_init__(self) -> None:
+        if self.closed == self.open:
+            raise ValueError(
+                f"open: expected a value other than closed ({self.closed}), got {self.open}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The robot's own topics."""
+
+    kind: Literal["sim"]
+    command_topic: str
+    state_topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Safety:
+    """When the bridge stops on its own, and how carefully it starts.
+
+    The first `first_motion_steps` policy steps after entering POLICY mode are scaled by
+    `first_motion_scale`. A measured joint further than `max_tracking_error_rad` from its command
+    holds the arm where it is.
+    """
+
+    max_state_age_s: float
+    max_tracking_error_rad: float
+    first_motion_scale: float
+    first_motion_steps: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "max_state_age_s", "max_tracking_error_rad", "first_motion_scale")
+        if self.first_motion_scale > 1.0:
+            raise ValueError(
+                f"first_motion_scale: expected 0 < x <= 1, got {self.first_motion_scale}"
+            )
+        if self.first_motion_steps < 0:
+            raise ValueError(f"first_motion_steps: expected >= 0, got {self.first_motion_steps}")
+
+
+@dataclass(frozen=True, slots=True)
+class Embodiment:
+    """Everything that differs between two robots. `workspace: null` loads but never moves."""
+
+    name: str
+    cameras: tuple[Camera, ...]
+    action: Action
+    workspace: Workspace | None
+    limits: Limits
+    gripper: Gripper
+    safety: Safety
+    arm: Arm | None = None
+    driver: Driver | None = None
+    record: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.cameras:
+            raise ValueError("cameras: expected at least one, got none")
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) != len(names):
+            raise ValueError(f"cameras: expected distinct names, got {names}")
+
+    @classmethod
+    def load(cls, path: Path) -> Embodiment:
+        """Read `path`; raises `ValueError` (content) or `FileNotFoundError` (with what is there)."""
+        if not path.is_file():
+            available = sorted(p.stem for p in path.parent.glob("*.yaml"))
+            raise FileNotFoundError(f"{path}: no such embodiment file, available: {available}")
+        try:
+            data = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not valid YAML: {error}") from error
+        try:
+            return _build(cls, data, "")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _require_positive(obj: object, *names: str) -> None:
+    for name in names:
+        value = getattr(obj, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}: expected a positive finite number, got {value}")
+
+
+def _build(cls: type[T], data: object, where: str) -> T:
+    """Turn a mapping into the dataclass `cls`; `where` is the dotted key that leads to it."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{where or 'file'}: expected a mapping, got {_kind(data)}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    for key in data:
+        if key not in fields:
+            raise ValueError(f"{prefix}{key}: unknown key, expected one of {sorted(fields)}")
+    for name, field in fields.items():
+        if name not in data and field.default is dataclasses.MISSING:
+            raise ValueError(f"{prefix}{name}: missing key, got only {sorted(map(str, data))}")
+    values = {key: _convert(hints[key], value, prefix + key) for key, value in data.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from None
+
+
+def _convert(hint: Any, value: object, where: str) -> object:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool):
+            raise ValueError(f"{where}: expected one of {list(args)}, got {value!r}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(args, value, where)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type[object], hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or isinstance(value, bool):
+        raise ValueError(f"{where}: expected {hint.__name__}, got {_kind(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: expected a finite number, got {value}")
+    return value
+
+
+def _convert_tuple(args: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: expected a list, got {_kind(value)}")
+    if args[-1] is Ellipsis:
+        args = (args[0],) * len(value)
+    elif len(args) != len(value):
+        raise ValueError(f"{where}: expected {len(args)} values, got {len(value)}")
+    pairs = enumerate(zip(args, value, strict=True))
+    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in pairs)
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__name__} {value!r}"

@@ -1,0 +1,52 @@
+"""Newest frame per camera, and why there is no observation when there is none (numpy layer)."""
+
+from __future__ import annotations
+
+from nora_policy.embodiment import Camera
+from nora_policy.types import Frame, Observation
+
+
+class ObservationBuffer:
+    """Keeps the newest frame of every camera; live nodes and offline training use the same object."""
+
+    def __init__(self, cameras: tuple[Camera, ...]) -> None:
+        self._cameras = cameras
+        self._frames: dict[str, Frame] = {}
+
+    def put(self, camera: str, frame: Frame) -> bool:
+        """Keep `frame` if it is newer than the one held; say whether it was."""
+        held = self._frames.get(camera)
+        if held is not None and frame.stamp_ns <= held.stamp_ns:
+            return False
+        self._frames[camera] = frame
+        return True
+
+    def clear(self) -> None:
+        """Forget every frame (a clock that jumped back, a new episode)."""
+        self._frames.clear()
+
+    def snapshot(self, now_ns: int, instruction: str) -> Observation | str:
+        """The newest frames as one observation, or the reason why there is none.
+
+        Args:
+            now_ns: current time on the frames' clock.
+            instruction: what the robot is asked to do; empty means stop.
+        """
+        if not instruction.strip():
+            return "no instruction"
+        images = []
+        stamps = []
+        for camera in self._cameras:
+            frame = self._frames.get(camera.name)
+            if frame is None:
+                return f"camera {camera.name}: no image yet on {camera.topic}"
+            age_s = (now_ns - frame.stamp_ns) * 1e-9
+            if age_s > camera.max_age_s:
+                return (
+                    f"camera {camera.name}: image is {age_s:.2f} s old, limit {camera.max_age_s} s"
+                )
+            if age_s < -camera.max_age_s:
+                return f"camera {camera.name}: image is {-age_s:.2f} s in the future; check the clocks"
+            images.append(frame.rgb_HW3)
+            stamps.append(frame.stamp_ns)
+        return Observation(tuple(images), instruction, min(stamps))

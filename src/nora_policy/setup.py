@@ -1,0 +1,16 @@
+"""Package nora_policy: model definitions, inference runtime, policy node."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="nora_policy",
+    version="0.1.0",
+    packages=find_packages(),
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/nora_policy"]),
+        ("share/nora_policy", ["package.xml"]),
+    ],
+    package_data={"nora_policy": ["py.typed"]},
+    license="Apache-2.0",
+    entry_points={"console_scripts": ["policy = nora_policy.nodes.policy:main"]},
+)

@@ -1,0 +1,1 @@
+"""Offline training of NORA policies from rosbags."""
