@@ -1,7 +1,7 @@
 """One YAML file per robot, read strictly into frozen dataclasses (numpy layer).
 
-An unknown or missing key, a wrong type or a value out of range is a `ValueError` that names the file,
-the key, what was expected and what was found. Units are in the field names.
+An unknown or missing key, a wrong type or a value out of range is a `ValueError` that names the
+file, the key, what was expected and what was found. Units are in the field names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A camera the policy sees. `crop` is top, left, height, width in px, applied after `rotation_deg`."""
+    """A camera the policy sees; `crop` (top, left, height, width in px) follows `rotation_deg`."""
 
     name: str
     topic: str
@@ -40,7 +40,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """The action space. `execute_steps` of each chunk are played before a fresh chunk must be there."""
+    """The action space; `execute_steps` of a chunk are played before a newer one must be there."""
 
     names: tuple[str, ...]
     frame: str
@@ -91,7 +91,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Kinematic model of the arm: an MJCF file of `nora_bringup/sim/models`, its joints and tool site."""
+    """Kinematic model: an MJCF file of `nora_bringup/sim/models`, its joints and tool site."""
 
     model: str
     tool_site: str
@@ -180,7 +180,7 @@ class Embodiment:
 
     @classmethod
     def load(cls, path: Path) -> Embodiment:
-        """Read `path`; raises `ValueError` (content) or `FileNotFoundError` (with what is there)."""
+        """Read `path`; raises `ValueError` or `FileNotFoundError` (naming what is there)."""
         if not path.is_file():
             available = sorted(p.stem for p in path.parent.glob("*.yaml"))
             raise FileNotFoundError(f"{path}: no such embodiment file, available: {available}")

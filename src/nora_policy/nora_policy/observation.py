@@ -7,7 +7,7 @@ from nora_policy.types import Frame, Observation
 
 
 class ObservationBuffer:
-    """Keeps the newest frame of every camera; live nodes and offline training use the same object."""
+    """Newest frame of every camera; live nodes and offline training use the same object."""
 
     def __init__(self, cameras: tuple[Camera, ...]) -> None:
         self._cameras = cameras
@@ -46,7 +46,7 @@ class ObservationBuffer:
                     f"camera {camera.name}: image is {age_s:.2f} s old, limit {camera.max_age_s} s"
                 )
             if age_s < -camera.max_age_s:
-                return f"camera {camera.name}: image is {-age_s:.2f} s in the future; check the clocks"
+                return f"camera {camera.name}: image is {-age_s:.2f} s ahead; check the clocks"
             images.append(frame.rgb_HW3)
             stamps.append(frame.stamp_ns)
         return Observation(tuple(images), instruction, min(stamps))

@@ -1,6 +1,6 @@
 """The named types of the data chain, camera frame to action chunk (numpy layer).
 
-Times are integer nanoseconds of the clock the nodes run on (`*_ns`); lengths are metres, angles radians.
+Times are integer nanoseconds of the clock the nodes run on (`*_ns`), lengths metres, angles radians.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the policy sees: one image per camera, in the embodiment's camera order, and the instruction.
+    """What the policy sees: one image per camera, in the embodiment's order, and the instruction.
 
     `stamp_ns` is the stamp of the oldest image.
     """
@@ -45,9 +45,9 @@ class Observation:
 class ActionChunk:
     """Relative end-effector steps in physical units.
 
-    `actions_TA`: (T, A) float64; for A = 7: x y z [m] and roll pitch yaw [rad, extrinsic x-y-z] about
-    the base axes, added to the previous commanded target, then the absolute gripper opening
-    (0 closed ... 1 open). `stamp_ns` is the stamp of the image it was inferred from.
+    `actions_TA`: (T, A) float64; for A = 7: x y z [m] and roll pitch yaw [rad, extrinsic x-y-z]
+    about the base axes, added to the previous commanded target, then the absolute gripper
+    opening (0 closed ... 1 open). `stamp_ns` is the stamp of the image it was inferred from.
     """
 
     actions_TA: Float64
@@ -67,7 +67,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class ArmState:
-    """Measured joints (J,) in rad, gripper opening (0 closed ... 1 open) and the stamp of measurement."""
+    """Measured joints (J,) in rad, gripper opening (0 closed ... 1 open), stamp of measurement."""
 
     joints_rad: Float64
     gripper: float

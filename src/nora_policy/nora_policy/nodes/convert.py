@@ -1,0 +1,102 @@
+"""Between ROS messages and the named types: the only place that knows both."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
+from nora_msgs.msg import ActionChunk as ActionChunkMsg
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from nora_policy.types import ActionChunk, Frame, Pose
+
+NS_PER_S = 1_000_000_000
+CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}
+
+
+def to_ns(time: Time) -> int:
+    return int(time.sec) * NS_PER_S + int(time.nanosec)
+
+
+def to_time(stamp_ns: int) -> Time:
+    sec, nanosec = divmod(stamp_ns, NS_PER_S)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def header(stamp_ns: int, frame_id: str) -> Header:
+    return Header(stamp=to_time(stamp_ns), frame_id=frame_id)
+
+
+def frame_from_msg(msg: Image, encoding: str) -> Frame:
+    """Image message to RGB frame; a view of the message's bytes where the layout allows.
+
+    Raises:
+        ValueError: the encoding is not the expected one, or the sizes do not fit the data.
+    """
+    if msg.encoding != encoding:
+        raise ValueError(f"image encoding: expected {encoding}, got {msg.encoding!r}")
+    height, width, step = msg.height, msg.width, msg.step
+    if min(height, width) < 1 or step < 3 * width or len(msg.data) != height * step:
+        raise ValueError(
+            f"image data: expected height * step bytes with step >= 3 * width, got "
+            f"{len(msg.data)} bytes, height {height}, width {width}, step {step}"
+        )
+    rows = np.frombuffer(msg.data, np.uint8).reshape(height, step)
+    pixels_HW3 = rows[:, : 3 * width].reshape(height, width, 3)
+    return Frame(pixels_HW3[..., CHANNELS[encoding]], to_ns(msg.header.stamp))
+
+
+def image_to_msg(rgb_HW3: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Image:
+    height, width, _ = rgb_HW3.shape
+    data = array("B")  # the only container that rclpy takes without a copy per element
+    data.frombytes(memoryview(np.ascontiguousarray(rgb_HW3)).cast("B"))
+    return Image(
+        header=header(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        encoding="rgb8",
+        step=3 * width,
+        data=data,
+    )
+
+
+def chunk_to_msg(chunk: ActionChunk, frame_id: str, inference_time_s: float) -> ActionChunkMsg:
+    return ActionChunkMsg(
+        header=header(chunk.stamp_ns, frame_id),
+        instruction=chunk.instruction,
+        action_names=list(chunk.action_names),
+        step_period=chunk.step_period_s,
+        num_steps=len(chunk.actions_TA),
+        actions=array("d", chunk.actions_TA.ravel().tolist()),
+        inference_time=inference_time_s,
+    )
+
+
+def chunk_from_msg(msg: ActionChunkMsg) -> ActionChunk:
+    """Raises `ValueError` when the number of values is not num_steps * len(action_names)."""
+    num_steps, num_names = msg.num_steps, len(msg.action_names)
+    if num_steps < 1 or len(msg.actions) != num_steps * num_names:
+        raise ValueError(
+            f"actions: expected at least one step and num_steps {num_steps} * {num_names} names "
+            f"values, got {len(msg.actions)}"
+        )
+    actions_TA = np.array(msg.actions, np.float64).reshape(num_steps, num_names)
+    return ActionChunk(
+        actions_TA,
+        msg.step_period,
+        to_ns(msg.header.stamp),
+        msg.instruction,
+        tuple(msg.action_names),
+    )
+
+
+def pose_to_msg(pose: Pose, stamp_ns: int, frame_id: str) -> PoseStamped:
+    msg = PoseStamped(header=header(stamp_ns, frame_id))
+    position, orientation = msg.pose.position, msg.pose.orientation
+    position.x, position.y, position.z = pose.position_m.tolist()
+    orientation.x, orientation.y, orientation.z, orientation.w = pose.rotation.as_quat().tolist()
+    return msg

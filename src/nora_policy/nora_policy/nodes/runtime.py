@@ -1,0 +1,156 @@
+"""How every node of the suite starts, fails and ends.
+
+`ManagedNode` turns bad input in a lifecycle transition into one logged line (rclpy drops
+exceptions there); `run` spins a node on a single-threaded executor and always ends it in the
+order rclpy needs.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
+from rclpy.node import Node
+
+from nora_policy.embodiment import Embodiment
+
+T = TypeVar("T", bool, int, float, str)
+BAD_INPUT = (ValueError, OSError)
+
+
+def parameter(node: Node, name: str, default: T, description: str) -> T:
+    """Declare a read-only parameter and return its value."""
+    descriptor = ParameterDescriptor(description=description, read_only=True)
+    value: T = node.declare_parameter(name, default, descriptor).value
+    return value
+
+
+def load_embodiment(node: Node) -> Embodiment:
+    """Read the file that the node's `embodiment_file` parameter names.
+
+    Raises:
+        ValueError, FileNotFoundError: the parameter is not set, or the file is not right.
+    """
+    path = parameter(node, "embodiment_file", "", "Embodiment YAML file (required).")
+    if not path:
+        raise ValueError("parameter embodiment_file: expected the path of a YAML file, got none")
+    return Embodiment.load(Path(path))
+
+
+class ManagedNode(LifecycleNode):
+    """Lifecycle node; subclasses override `configure`, `activate`, `deactivate` and `cleanup`.
+
+    These four raise `ValueError` or `OSError` for bad input; the transition then fails with that line.
+    With the parameter `autostart` the node configures and activates itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.exit_code = 0
+        self.is_active = False
+        self._is_configured = False
+        self.autostart = parameter(
+            self, "autostart", True, "Configure and activate at start, exit if that fails."
+        )
+
+    def configure(self) -> None:
+        """Load what the node needs; publishers and services exist afterwards."""
+
+    def activate(self) -> None:
+        """Start doing the job."""
+
+    def deactivate(self) -> None:
+        """Stop doing the job; join every thread that `activate` started."""
+
+    def cleanup(self) -> None:
+        """Give back what `configure` took."""
+
+    def start(self) -> bool:
+        """Configure and activate; say whether both went well."""
+        success = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == success and self.trigger_activate() == success
+
+    def close(self) -> None:
+        """Deactivate and clean up if needed, whatever the lifecycle state machine says."""
+        if self.is_active:
+            self.is_active = False
+            self.deactivate()
+        if self._is_configured:
+            self._is_configured = False
+            self.cleanup()
+
+    def fail(self, message: str) -> None:
+        """End the process with exit code 1; callable from any thread."""
+        self.get_logger().fatal(message)
+        self.exit_code = 1
+        rclpy.try_shutdown()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._attempt(self.configure)
+        self._is_configured = result == TransitionCallbackReturn.SUCCESS
+        return result
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._attempt(self.activate)
+        self.is_active = result == TransitionCallbackReturn.SUCCESS
+        return super().on_activate(state) if self.is_active else result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.is_active = False
+        super().on_deactivate(state)
+        return self._attempt(self.deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._is_configured = False
+        return self._attempt(self.cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt(self.close)
+
+    def _attempt(self, step: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            step()
+        except BAD_INPUT as error:
+            self.get_logger().error(f"{step.__name__}: {error}")
+            return TransitionCallbackReturn.FAILURE
+        except Exception:
+            self.get_logger().fatal(traceback.format_exc())
+            raise  # rclpy swallows it and moves to the error state
+        return TransitionCallbackReturn.SUCCESS
+
+
+def run(make_node: Callable[[], Node]) -> None:
+    """Create a node, spin it until it is told to stop, and exit with its exit code."""
+    rclpy.init()
+    executor = SingleThreadedExecutor()
+    node: Node | None = None
+    exit_code = 0
+    try:
+        node = make_node()
+        executor.add_node(node)
+        if isinstance(node, ManagedNode) and node.autostart and not node.start():
+            exit_code = 1
+        else:
+            executor.spin()
+    except BAD_INPUT as error:
+        get_logger("nora").error(str(error))
+        exit_code = 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass  # Ctrl-C and SIGTERM are how a node is told to stop
+    finally:
+        executor.shutdown()
+        if isinstance(node, ManagedNode):
+            node.close()
+            exit_code = exit_code or node.exit_code
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    sys.exit(exit_code)
