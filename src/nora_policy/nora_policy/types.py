@@ -1,6 +1,6 @@
 """The named types of the data chain, camera frame to action chunk (numpy layer).
 
-Times are integer nanoseconds of the clock the nodes run on (`*_ns`), lengths metres, angles radians.
+Times are integer nanoseconds of the node clock (`*_ns`), lengths metres, angles radians.
 """
 
 from __future__ import annotations

@@ -46,9 +46,10 @@ def load_embodiment(node: Node) -> Embodiment:
 
 
 class ManagedNode(LifecycleNode):
-    """Lifecycle node; subclasses override `configure`, `activate`, `deactivate` and `cleanup`.
+    """Lifecycle node; subclasses override configure, activate, deactivate and cleanup.
 
-    These four raise `ValueError` or `OSError` for bad input; the transition then fails with that line.
+    These four raise `ValueError` or `OSError` for bad input; the transition then fails with that
+    line.
     With the parameter `autostart` the node configures and activates itself.
     """
 

@@ -1,0 +1,55 @@
+"""ros2 launch nora_bringup nora.launch.py embodiment:=sim_widowx checkpoint:=FOLDER."""
+
+import dataclasses
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from nora_bringup.graph import NAMESPACE, Options, fastdds_environment, node_specs
+
+DESCRIPTIONS = {
+    "embodiment": "Robot: a file of config/embodiments without .yaml, or a path ending in .yaml",
+    "checkpoint": "Folder of the policy's checkpoint; empty: no policy node",
+    "device": "Where the policy runs: auto, cpu or cuda",
+    "sim": "Run the simulator: auto (as the embodiment's driver says), true or false",
+    "seed": "Of object placement and sampling noise; negative: random",
+}
+
+
+def start_nodes(context: LaunchContext) -> list[Node]:
+    """One process per node of the graph; when one ends, all end."""
+    values = {name: LaunchConfiguration(name).perform(context) for name in DESCRIPTIONS}
+    options = Options(**{**values, "seed": int(values["seed"])})
+    return [
+        Node(
+            package=spec.package,
+            executable=spec.executable,
+            name=spec.executable,
+            namespace=NAMESPACE,
+            parameters=[spec.parameters],
+            output="screen",
+            on_exit=Shutdown(reason=f"{spec.executable} ended"),
+        )
+        for spec in node_specs(options)
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments with the defaults of `Options` and start the graph."""
+    defaults = dataclasses.asdict(Options())
+    return LaunchDescription(
+        [
+            *(SetEnvironmentVariable(*item) for item in fastdds_environment().items()),
+            *(
+                DeclareLaunchArgument(name, default_value=str(defaults[name]), description=text)
+                for name, text in DESCRIPTIONS.items()
+            ),
+            OpaqueFunction(function=start_nodes),
+        ]
+    )

@@ -1,0 +1,106 @@
+"""The process graph as data: which nodes run for an embodiment, with which parameters.
+
+`launch/nora.launch.py` turns it into launch actions, `standalone.py` into child processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from nora_policy.embodiment import Embodiment
+
+NAMESPACE = "nora"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One process: an installed executable and its parameters (as `ros2 run package executable`)."""
+
+    package: str
+    executable: str
+    parameters: dict[str, bool | int | float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose at launch.
+
+    Attributes:
+        embodiment: name of a file in `config/embodiments`, or a path to one.
+        checkpoint: folder of the policy's checkpoint; empty starts no policy node.
+        device: `auto`, `cpu` or `cuda`.
+        sim: `auto` (simulate when the embodiment's driver is the simulator), `true` or `false`.
+        seed: of the object placement and of the policy's sampling noise; negative is random.
+    """
+
+    embodiment: str = "sim_widowx"
+    checkpoint: str = ""
+    device: str = "auto"
+    sim: str = "auto"
+    seed: int = -1
+
+
+def config_dir() -> Path:
+    """Folder of `fastdds.xml` and `embodiments/`, in the source tree or in the installed share."""
+    source = Path(__file__).resolve().parents[1] / "config"
+    return (
+        source if source.is_dir() else Path(get_package_share_directory("nora_bringup")) / "config"
+    )
+
+
+def embodiment_file(name: str) -> Path:
+    """Path of an embodiment given by name or by path (anything that ends in .yaml)."""
+    if name.endswith(".yaml"):
+        return Path(name).resolve()
+    return config_dir() / "embodiments" / f"{name}.yaml"
+
+
+def fastdds_environment() -> dict[str, str]:
+    """Variables that make Fast DDS use the suite's profile (Jazzy reads the first, later the second).
+
+    Without it a third of the best-effort images is lost and discovery sometimes takes 3 s.
+    """
+    profile = str(config_dir() / "fastdds.xml")
+    return {
+        "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
+        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+    }
+
+
+def node_specs(options: Options) -> tuple[NodeSpec, ...]:
+    """The nodes to run; the bridge before the policy, so that someone holds before anyone asks.
+
+    Raises:
+        ValueError, FileNotFoundError: the embodiment file is not right, `sim` is none of its values,
+            or the simulator is asked for with another driver.
+    """
+    path = embodiment_file(options.embodiment)
+    embodiment = Embodiment.load(path)
+    common: dict[str, bool | int | float | str] = {"embodiment_file": str(path)}
+    specs = []
+    if _has_simulator(options.sim, embodiment):
+        specs.append(NodeSpec("nora_bringup", "sim", {**common, "seed": max(options.seed, 0)}))
+    specs.append(NodeSpec("nora_bringup", "bridge", common))
+    if options.checkpoint:
+        policy = {
+            **common,
+            "checkpoint": str(Path(options.checkpoint).resolve()),
+            "device": options.device,
+            "seed": options.seed,
+        }
+        specs.append(NodeSpec("nora_policy", "policy", policy))
+    return tuple(specs)
+
+
+def _has_simulator(choice: str, embodiment: Embodiment) -> bool:
+    is_simulated = embodiment.driver is not None and embodiment.driver.kind == "sim"
+    if choice not in ("auto", "true", "false"):
+        raise ValueError(f"sim: expected auto, true or false, got {choice!r}")
+    if choice == "true" and not is_simulated:
+        raise ValueError(
+            f"sim: expected an embodiment whose driver is sim, got {embodiment.name}; "
+            "use embodiment:=sim_widowx"
+        )
+    return is_simulated and choice != "false"

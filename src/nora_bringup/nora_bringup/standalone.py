@@ -1,0 +1,102 @@
+"""The process graph as plain child processes, where there is no launch system."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from ament_index_python.packages import get_package_prefix
+
+from nora_bringup.graph import NAMESPACE, NodeSpec, fastdds_environment
+
+STOP_TIMEOUT_S = 2.0
+PR_SET_PDEATHSIG = 1
+
+
+class Graph:
+    """Running nodes; use `start_graph`.
+
+    Each child is a session of its own, so a Ctrl-C reaches it only through us, in our order, and is
+    told to stop by the kernel should this process be killed.
+    """
+
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, spec: NodeSpec, log: IO[bytes] | None) -> None:
+        executable = Path(get_package_prefix(spec.package), "lib", spec.package, spec.executable)
+        arguments = [str(executable), "--ros-args", "-r", f"__ns:=/{NAMESPACE}"]
+        for name, value in spec.parameters.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            arguments += ["-p", f"{name}:={text}"]
+        self._processes[spec.executable] = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT if log else None,
+            env={**os.environ, **fastdds_environment()},
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    def ended(self) -> str | None:
+        """Name and exit code of a node that ended, if one did."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                return f"{name} ended with exit code {process.returncode}"
+        return None
+
+    def stop(self) -> list[str]:
+        """Interrupt every node, kill what is left after `STOP_TIMEOUT_S`; names of the killed."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        killed = []
+        for name, process in self._processes.items():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                killed.append(name)
+        return killed
+
+
+@contextlib.contextmanager
+def start_graph(specs: tuple[NodeSpec, ...], log_dir: Path | None = None) -> Iterator[Graph]:
+    """Run the nodes while the context lasts.
+
+    Args:
+        specs: from `graph.node_specs`.
+        log_dir: one file per node is written there; None: the nodes write to the terminal.
+    """
+    graph = Graph()
+    with contextlib.ExitStack() as stack:
+        stack.callback(graph.stop)
+        for spec in specs:
+            log = None
+            if log_dir is not None:
+                log = stack.enter_context((log_dir / f"{spec.executable}.log").open("wb"))
+            graph.start(spec, log)
+        yield graph
+
+
+def run_until_ended(specs: tuple[NodeSpec, ...]) -> int:
+    """Run the nodes until Ctrl-C (0) or until one ends by itself (1)."""
+    with start_graph(specs) as graph:
+        while (ended := graph.ended()) is None:
+            time.sleep(0.1)
+    print(f"stopped: {ended}")
+    return 1
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
