@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     OpaqueFunction,
@@ -11,6 +10,8 @@ from launch.actions import (
 )
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
 from nora_bringup.graph import NAMESPACE, Options, fastdds_environment, node_specs
 
 DESCRIPTIONS = {

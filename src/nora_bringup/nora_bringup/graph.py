@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+
 from nora_policy.embodiment import Embodiment
 
 NAMESPACE = "nora"
@@ -16,7 +17,7 @@ NAMESPACE = "nora"
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One process: an installed executable and its parameters (as `ros2 run package executable`)."""
+    """One process: an installed executable (as in `ros2 run`) and its parameters."""
 
     package: str
     executable: str
@@ -58,7 +59,7 @@ def embodiment_file(name: str) -> Path:
 
 
 def fastdds_environment() -> dict[str, str]:
-    """Variables that make Fast DDS use the suite's profile (Jazzy reads the first, later the second).
+    """Variables that make Fast DDS use the suite's profile (Jazzy reads the first one).
 
     Without it a third of the best-effort images is lost and discovery sometimes takes 3 s.
     """
@@ -73,8 +74,8 @@ def node_specs(options: Options) -> tuple[NodeSpec, ...]:
     """The nodes to run; the bridge before the policy, so that someone holds before anyone asks.
 
     Raises:
-        ValueError, FileNotFoundError: the embodiment file is not right, `sim` is none of its values,
-            or the simulator is asked for with another driver.
+        ValueError, FileNotFoundError: the embodiment file is not right, `sim` is none of its
+            values, or the simulator is asked for with another driver.
     """
     path = embodiment_file(options.embodiment)
     embodiment = Embodiment.load(path)

@@ -8,9 +8,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from ament_index_python.packages import get_package_prefix
 
@@ -23,28 +22,32 @@ PR_SET_PDEATHSIG = 1
 class Graph:
     """Running nodes; use `start_graph`.
 
-    Each child is a session of its own, so a Ctrl-C reaches it only through us, in our order, and is
-    told to stop by the kernel should this process be killed.
+    Each child is a session of its own, so a Ctrl-C reaches it only through us; should this
+    process be killed, the kernel tells the children to stop.
     """
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, spec: NodeSpec, log: IO[bytes] | None) -> None:
+    def start(self, spec: NodeSpec, log_dir: Path | None) -> None:
         executable = Path(get_package_prefix(spec.package), "lib", spec.package, spec.executable)
         arguments = [str(executable), "--ros-args", "-r", f"__ns:=/{NAMESPACE}"]
         for name, value in spec.parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             arguments += ["-p", f"{name}:={text}"]
-        self._processes[spec.executable] = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT if log else None,
-            env={**os.environ, **fastdds_environment()},
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
+        with contextlib.ExitStack() as stack:
+            log = None
+            if log_dir is not None:
+                log = stack.enter_context((log_dir / f"{spec.executable}.log").open("wb"))
+            self._processes[spec.executable] = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT if log else None,
+                env={**os.environ, **fastdds_environment()},
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
 
     def ended(self) -> str | None:
         """Name and exit code of a node that ended, if one did."""
@@ -79,14 +82,13 @@ def start_graph(specs: tuple[NodeSpec, ...], log_dir: Path | None = None) -> Ite
         log_dir: one file per node is written there; None: the nodes write to the terminal.
     """
     graph = Graph()
-    with contextlib.ExitStack() as stack:
-        stack.callback(graph.stop)
+    try:
         for spec in specs:
-            log = None
-            if log_dir is not None:
-                log = stack.enter_context((log_dir / f"{spec.executable}.log").open("wb"))
-            graph.start(spec, log)
+            graph.start(spec, log_dir)
         yield graph
+    finally:
+        for name in graph.stop():
+            print(f"{name} did not end within {STOP_TIMEOUT_S:g} s and was killed")
 
 
 def run_until_ended(specs: tuple[NodeSpec, ...]) -> int:

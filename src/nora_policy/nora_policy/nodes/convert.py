@@ -53,7 +53,7 @@ def frame_from_msg(msg: Image, encoding: str) -> Frame:
 def image_to_msg(rgb_HW3: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Image:
     height, width, _ = rgb_HW3.shape
     data = array("B")  # the only container that rclpy takes without a copy per element
-    data.frombytes(memoryview(np.ascontiguousarray(rgb_HW3)).cast("B"))
+    data.frombytes(np.ascontiguousarray(rgb_HW3).data)
     return Image(
         header=header(stamp_ns, frame_id),
         height=height,

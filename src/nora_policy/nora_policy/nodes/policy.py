@@ -92,8 +92,10 @@ class PolicyNode(ManagedNode):
 
     def cleanup(self) -> None:
         self.action_server.destroy()
-        for entity in (*self.timers, *self.subscriptions):
-            entity.destroy()
+        for timer in list(self.timers):
+            self.destroy_timer(timer)
+        for subscription in list(self.subscriptions):
+            self.destroy_subscription(subscription)
 
     # data chain
 

@@ -1,0 +1,44 @@
+"""The `nora` command."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+import tyro
+
+from nora_bringup.demo import Demo, run_demo
+from nora_bringup.graph import Options, node_specs
+from nora_bringup.standalone import run_until_ended
+
+
+def main() -> None:
+    """Run a subcommand; bad input is one line and exit code 2, Ctrl-C is a clean end."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            {"demo": _demo, "up": _up}, description="NORA for ROS 2"
+        )
+    except KeyboardInterrupt:
+        print("\nstopped")
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(command)
+
+
+def _demo(demo: tyro.conf.OmitArgPrefixes[Demo]) -> int:
+    """Closed loop in simulation: three instructions, a video, a plot and a table."""
+    return run_demo(demo)
+
+
+def _up(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
+    """Run the nodes of an embodiment until Ctrl-C, as `ros2 launch` would."""
+    return run_until_ended(node_specs(options))
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,62 @@
+"""The process graph: which nodes run for an embodiment, and clear errors for wrong choices."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nora_bringup.graph import Options, config_dir, embodiment_file, node_specs
+
+
+def executables(options: Options) -> list[str]:
+    return [spec.executable for spec in node_specs(options)]
+
+
+def test_simulated_arm_brings_its_simulator_and_the_bridge_is_up_before_the_policy():
+    assert executables(Options("sim_widowx", "weights")) == ["sim", "bridge", "policy"]
+    assert executables(Options("sim_widowx", "weights", sim="false")) == ["bridge", "policy"]
+
+
+@pytest.mark.parametrize("robot", ["widowx", "galaxea_a1"])
+def test_real_arms_have_no_simulator(robot):
+    assert executables(Options(robot, "weights")) == ["bridge", "policy"]
+
+
+def test_no_checkpoint_means_no_policy():
+    assert executables(Options("sim_widowx")) == ["sim", "bridge"]
+
+
+def test_every_node_gets_the_same_embodiment_file_and_absolute_paths(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(embodiment_file("sim_widowx").read_text())
+    specs = node_specs(Options(str(file), "weights", "cpu", seed=3))
+    assert {spec.parameters["embodiment_file"] for spec in specs} == {str(file)}
+    policy = specs[-1].parameters
+    assert Path(str(policy["checkpoint"])).is_absolute()
+    assert (policy["device"], policy["seed"]) == ("cpu", 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (Options("nobody"), FileNotFoundError, r"nobody.yaml.*available: .*sim_widowx"),
+        (Options(sim="maybe"), ValueError, r"sim: expected auto, true or false, got 'maybe'"),
+        (Options("widowx", sim="true"), ValueError, r"sim: expected an embodiment whose driver"),
+    ],
+)
+def test_wrong_choices_are_clear_errors(options, error, message):
+    with pytest.raises(error, match=message):
+        node_specs(options)
+
+
+def test_a_wrong_key_in_a_file_of_ones_own_is_named(tmp_path):
+    data = yaml.safe_load(embodiment_file("sim_widowx").read_text())
+    data["speed"] = 1
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(data))
+    with pytest.raises(ValueError, match=r"mine.yaml: speed: unknown key"):
+        node_specs(Options(str(file)))
+
+
+def test_the_dds_profile_is_where_the_launchers_look():
+    assert (config_dir() / "fastdds.xml").is_file()
