@@ -1,0 +1,123 @@
+"""`nora demo` and `nora up` as a user runs them: real processes, real DDS, a clean end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+
+STOP_LIMIT_S = 2.0
+START_LIMIT_S = 90.0
+
+
+def nora(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "nora_bringup.cli", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Every living descendant of a process."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *children(child)]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_for(condition, limit_s: float = START_LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    process = nora("demo", "--trial-seconds", "3", "--out", str(out))
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    return out, output
+
+
+@pytest.mark.timeout(240)
+def test_demo_reports_three_trials_that_moved_the_arm(demo_run):
+    out, output = demo_run
+    assert "random" in output  # it says plainly that the weights are
+    rows = [line for line in (out / "trials.md").read_text().splitlines() if "put the" in line]
+    assert len(rows) == 3
+    for row in rows:
+        rate = float(row.split("|")[6])
+        assert rate > 2.0
+        assert re.search(r"\d+ / \d+ ms \| \d+ / \d+ ms \|$", row)
+    assert (out / "paths.png").stat().st_size > 20_000
+
+
+@pytest.mark.timeout(240)
+def test_demo_video_shows_every_trial(demo_run):
+    out, _ = demo_run
+    with av.open(str(out / "demo.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.duration * 1e-6 > 8.0
+    assert len(frames) > 60
+    assert (frames[0] != frames[-1]).mean() > 0.01
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_the_middle_of_a_trial_ends_every_process_within_two_seconds(tmp_path, stop):
+    process = nora("demo", "--trial-seconds", "60", "--out", str(tmp_path))
+    policy_log = tmp_path / "logs/policy.log"
+    wait_for(lambda: policy_log.is_file() and "instruction: 'put" in policy_log.read_text())
+    pids = [process.pid, *children(process.pid)]
+    assert len(pids) >= 4
+    start = time.monotonic()
+    process.send_signal(stop)
+    output, _ = process.communicate(timeout=20)
+    assert time.monotonic() - start < STOP_LIMIT_S + 0.5  # half a second for the interpreter
+    assert not [pid for pid in pids if is_alive(pid)]
+    logs = output + "".join(path.read_text() for path in (tmp_path / "logs").glob("*.log"))
+    assert "Traceback" not in logs
+    assert "was killed" not in output
+
+
+@pytest.mark.timeout(120)
+def test_no_orphan_when_the_runner_itself_is_killed():
+    process = nora("up", "--seed", "1", start_new_session=True)
+    wait_for(lambda: len(children(process.pid)) == 2)
+    pids = children(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+    wait_for(lambda: not [pid for pid in pids if is_alive(pid)], limit_s=15.0)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("up", "--embodiment", "nobody"), r"error: .*nobody.yaml: no such embodiment file"),
+        (("up", "--embodiment", "galaxea_a1"), r"galaxea_a1.yaml.*driver"),
+        (("up", "--checkpoint", "missing_folder"), r"missing_folder"),
+    ],
+)
+def test_bad_input_is_a_clear_line_and_a_non_zero_exit(arguments, message):
+    process = nora(*arguments)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert re.search(message, output)
+    assert "Traceback" not in output
