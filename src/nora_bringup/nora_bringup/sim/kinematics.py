@@ -1,0 +1,115 @@
+"""Forward and inverse kinematics of an arm, by mink on its MuJoCo model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mink
+import mujoco  # type: ignore[import-untyped]
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from nora_policy.embodiment import Arm
+from nora_policy.types import Float64, Pose
+
+MODELS = Path(__file__).parent / "models"
+
+MAX_ITERATIONS = 20
+# Iterate further than promised, so that a held target does not creep.
+STOP_M, STOP_RAD = 1e-5, 1e-4
+ACCEPT_M, ACCEPT_RAD = 1e-3, 1e-2
+# One radian of orientation error weighs as much as this many metres: about the size of the hand.
+RAD_IN_M = 0.1
+
+
+class MinkKinematics:
+    """Kinematics of `arm`; poses are of its tool site in the base frame.
+
+    `lower_rad` and `upper_rad`, both (J,), are the joint limits of the model. Not thread-safe.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the model lacks a joint or the tool site.
+    """
+
+    def __init__(self, arm: Arm) -> None:
+        path = MODELS / arm.model
+        if not path.is_file():
+            available = sorted(p.name for p in MODELS.glob("*.xml"))
+            raise FileNotFoundError(f"arm.model: no file {arm.model!r}, available: {available}")
+        model = mujoco.MjModel.from_xml_path(str(path))
+        joints = [model.joint(i).name for i in range(model.njnt)]
+        sites = [model.site(i).name for i in range(model.nsite)]
+        missing = [name for name in arm.joint_names if name not in joints]
+        if missing:
+            raise ValueError(
+                f"arm.joint_names: expected joints of {arm.model}, got {missing}, "
+                f"available: {joints}"
+            )
+        if arm.tool_site not in sites:
+            raise ValueError(
+                f"arm.tool_site: expected a site of {arm.model}, got {arm.tool_site!r}, "
+                f"available: {sites}"
+            )
+        ids = [model.joint(name).id for name in arm.joint_names]
+        self.lower_rad: Float64 = model.jnt_range[ids, 0].copy()
+        self.upper_rad: Float64 = model.jnt_range[ids, 1].copy()
+        self._qpos = model.jnt_qposadr[ids]
+        # Fingers rest inside their ranges, or the limits would move them.
+        self._rest = np.clip(model.qpos0, model.jnt_range[:, 0], model.jnt_range[:, 1])
+        self._site = arm.tool_site
+        self._configuration = mink.Configuration(model)
+        # Damping by the square of the remaining error: bold near the target, calm when far.
+        self._task = mink.FrameTask(self._site, "site", 1.0, RAD_IN_M, lm_damping=0.1)
+        self._limits = [mink.ConfigurationLimit(model)]
+
+    def forward(self, joints_rad: Float64) -> Pose:
+        """Pose of the tool at `joints_rad` (J,)."""
+        self._set(joints_rad)
+        T_base_tool = self._configuration.get_transform_frame_to_world(self._site, "site")
+        rotation = Rotation.from_matrix(T_base_tool.rotation().as_matrix())
+        return Pose(T_base_tool.translation().copy(), rotation)
+
+    def inverse(self, target: Pose, seed_rad: Float64) -> Float64 | None:
+        """Joints (J,) that reach `target` within 1 mm and 10 mrad, inside the joint limits.
+
+        Searches downhill from `seed_rad` (J,) and never hops to another branch, so nearby targets
+        give nearby joints. None when that fails within a fixed number of iterations.
+        """
+        self._task.set_target(_to_se3(target))
+        self._set(np.clip(seed_rad, self.lower_rad, self.upper_rad))
+        for _ in range(MAX_ITERATIONS):
+            if self._is_within(STOP_M, STOP_RAD):
+                break
+            try:
+                velocity = mink.solve_ik(
+                    self._configuration,
+                    [self._task],
+                    dt=1.0,
+                    solver="quadprog",
+                    damping=1e-9,
+                    limits=self._limits,
+                )
+            except mink.NoSolutionFound:
+                return None
+            self._configuration.integrate_inplace(velocity, 1.0)
+        if not self._is_within(ACCEPT_M, ACCEPT_RAD):
+            return None
+        joints_rad: Float64 = self._configuration.q[self._qpos]
+        return joints_rad.clip(self.lower_rad, self.upper_rad)
+
+    def _set(self, joints_rad: Float64) -> None:
+        q = self._rest.copy()
+        q[self._qpos] = joints_rad
+        self._configuration.update(q)
+
+    def _is_within(self, tolerance_m: float, tolerance_rad: float) -> bool:
+        error = self._task.compute_error(self._configuration)
+        return bool(
+            np.linalg.norm(error[:3]) < tolerance_m and np.linalg.norm(error[3:]) < tolerance_rad
+        )
+
+
+def _to_se3(pose: Pose) -> mink.SE3:
+    x, y, z, w = pose.rotation.as_quat()
+    return mink.SE3(wxyz_xyz=np.array([w, x, y, z, *pose.position_m]))
