@@ -38,6 +38,7 @@ NUMPY_FILES = [
         "observation",
         "normalization",
         "chunk_player",
+        "motion",
         "safety",
         "goal",
         "inference",

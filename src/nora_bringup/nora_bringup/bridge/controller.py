@@ -1,0 +1,304 @@
+"""What the arm does now: modes, e-stop, home motion and every reason to hold; free of ROS."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from nora_bringup.bridge.status import Executed, Mode, ModeError, Status
+from nora_policy.chunk_player import ChunkPlayer, Hold, Step
+from nora_policy.embodiment import Embodiment
+from nora_policy.motion import Motion
+from nora_policy.safety import Kinematics, Reason, Refusal, SafeTarget, SafetyGate
+from nora_policy.types import ActionChunk, ArmState, Float64
+
+MOVING = Refusal(Reason.NONE, "")
+MODE_HOLD = Refusal(Reason.MODE_HOLD, "mode is HOLD")
+ENDING_MOTION = Refusal(Reason.MODE_HOLD, "stopping the home motion first")
+AFTER_INTERRUPTION = Refusal(Reason.NO_CHUNK, "no chunk since the joint state came back")
+ESTOPPED = Refusal(Reason.ESTOP, "e-stop is latched; bridge/reset_estop releases it")
+
+
+class ArmController:
+    """Turns chunks, arm states and operator requests into one safe target per control period.
+
+    Call `tick` every `control_period_s`. Times are ns on one clock. Holding means: brake within
+    the limits, then command the same joints. E-stop and tracking errors stop at once instead.
+
+    Raises:
+        ValueError: the embodiment has no workspace or arm, or its home is outside the box.
+    """
+
+    def __init__(
+        self, embodiment: Embodiment, kinematics: Kinematics, control_period_s: float
+    ) -> None:
+        if embodiment.arm is None:
+            raise ValueError("arm: expected a kinematic model, got none; the arm will not move")
+        self._arm = embodiment.arm
+        self._safety = embodiment.safety
+        self._kinematics = kinematics
+        self._gate = SafetyGate(embodiment, kinematics, control_period_s)
+        self._home_rad = np.array(self._arm.home_rad)
+        self._check_home()
+        limits = embodiment.limits
+        ones = np.ones(len(self._home_rad))
+        self._joint_motion = Motion(
+            limits.joint_velocity_rad_s * ones,
+            limits.joint_acceleration_rad_s2 * ones,
+            control_period_s,
+        )
+        self._joint_velocity: Float64 | None = None  # not None while joints, not poses, move
+        self._player = ChunkPlayer(embodiment.action, self._gate.stop_time_s)
+        self._state: ArmState | None = None
+        self._mode = Mode.HOLD
+        self.is_estopped = False
+        self._hold = MODE_HOLD
+        self._mode_reason = MODE_HOLD  # shown while the mode is HOLD
+        self._steps_in_policy = 0
+        self._observation_stamp_ns: int | None = None
+        self._last_refusal = MOVING
+        self._counts: Counter[str] = Counter()
+        self.refusals: dict[Reason, tuple[int, str]] = {}
+        self.executed: Executed | None = None
+
+    # inputs
+
+    def on_state(self, state: ArmState) -> None:
+        """Take a measurement; one of wrong shape or not finite is refused."""
+        if state.joints_rad.shape != self._home_rad.shape:
+            detail = f"joints of shape {state.joints_rad.shape}, expected {self._home_rad.shape}"
+            self.refuse(Refusal(Reason.WRONG_SHAPE, detail))
+        elif not (np.isfinite(state.joints_rad).all() and np.isfinite(state.gripper)):
+            self.refuse(Refusal(Reason.NON_FINITE, f"joint state {state.joints_rad.tolist()}"))
+        else:
+            self._state = state
+
+    def on_chunk(self, chunk: ActionChunk, now_ns: int) -> Refusal | None:
+        """Take a chunk from the policy, to be played in mode POLICY, or say why not."""
+        refusal = self._player.accept(chunk, now_ns)
+        if refusal is None:
+            self._counts["chunks_accepted"] += 1
+        else:
+            self.refuse_chunk(refusal)
+        return refusal
+
+    def refuse_chunk(self, refusal: Refusal) -> None:
+        """Count a chunk as refused."""
+        self._counts["chunks_refused"] += 1
+        self.refuse(refusal)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Remember and count that a rule refused, altered or stopped something."""
+        count, _ = self.refusals.get(refusal.reason, (0, ""))
+        self.refusals[refusal.reason] = (count + 1, refusal.detail)
+        self._last_refusal = refusal
+
+    # operator
+
+    def set_mode(self, mode: int, now_ns: int) -> tuple[ModeError, str]:
+        """Change to HOLD or POLICY; POLICY plays only chunks that arrive from now on."""
+        if mode not in (Mode.HOLD, Mode.POLICY):
+            return ModeError.UNKNOWN_MODE, f"mode: expected 0 (HOLD) or 1 (POLICY), got {mode}"
+        if mode == Mode.POLICY and (blocked := self._blocked(now_ns)):
+            error = ModeError.ESTOPPED if blocked is ESTOPPED else ModeError.NO_STATE
+            return error, blocked.detail
+        self._enter(Mode(mode), MODE_HOLD)
+        return ModeError.NONE, ""
+
+    def home(self, now_ns: int) -> Refusal | None:
+        """Begin to move home: inside the box as the policy would, the rest joint by joint.
+
+        The second part is the only motion that may pass outside the box, where it has to: when it
+        starts there, or when no other way to the home joints exists.
+        """
+        if blocked := self._blocked(now_ns):
+            return blocked
+        self._enter(Mode.HOMING, MODE_HOLD)
+        return None
+
+    def estop(self) -> None:
+        """Stop within one period and stay; mode HOLD."""
+        self.is_estopped = True
+        self._joint_velocity = None
+        self._enter(Mode.HOLD, MODE_HOLD)
+
+    def reset_estop(self) -> None:
+        """Release the latch; the mode stays HOLD."""
+        self.is_estopped = False
+
+    # time
+
+    def tick(self, now_ns: int) -> SafeTarget | None:
+        """The target of this period; None until the arm's joints are known."""
+        self.executed = None
+        self._observation_stamp_ns = None
+        stop = self._state_problem(now_ns)
+        if not self._gate.is_anchored:
+            if stop or self._state is None:
+                self._hold = stop or MODE_HOLD
+                return None
+            self._gate.anchor(self._state.joints_rad, self._state.gripper)
+        if self.is_estopped:
+            self._hold = ESTOPPED
+            return self._gate.freeze(now_ns)
+        if stop is None and (off := self._tracking_problem()):
+            self._enter(Mode.HOLD, off)
+            self._hold_at_measured(off)
+        if stop:
+            self._player.drop(AFTER_INTERRUPTION)
+        elif self._mode is Mode.HOLD:
+            stop = self._mode_reason
+        if self._joint_velocity is not None:
+            if self._mode is Mode.POLICY:
+                stop = stop or ENDING_MOTION
+            return self._move_joints(self._joint_velocity, stop, now_ns)
+        if stop:
+            return self._brake(stop, now_ns)
+        return self._home(now_ns) if self._mode is Mode.HOMING else self._follow(now_ns)
+
+    @property
+    def status(self) -> Status:
+        """As of the last tick."""
+        counts = self._counts
+        return Status(
+            self._mode,
+            self.is_estopped,
+            self._hold,
+            self._last_refusal,
+            counts["chunks_accepted"],
+            counts["chunks_refused"],
+            counts["steps_executed"],
+            counts["steps_clamped"],
+            counts["steps_refused"],
+            self._observation_stamp_ns,
+        )
+
+    # motions, one period each
+
+    def _brake(self, why: Refusal, now_ns: int) -> SafeTarget:
+        self._hold = why
+        return self._gate.brake(now_ns)
+
+    def _follow(self, now_ns: int) -> SafeTarget:
+        """Policy steps."""
+        if outside := self._gate.far_outside():
+            return self._brake(outside, now_ns)
+        step = self._player.action_at(now_ns)
+        if isinstance(step, Hold):
+            if step.why.reason is not Reason.CHUNK_EXHAUSTED:
+                return self._brake(step.why, now_ns)
+            self._hold = step.why  # the last step is finished while its image is fresh
+        elif step.is_new and (refusal := self._start(step, now_ns)):
+            self._player.drop(refusal)
+            return self._brake(refusal, now_ns)
+        else:
+            self._hold = MOVING
+            self._observation_stamp_ns = step.observation_stamp_ns
+        target, refusal = self._gate.advance(now_ns)
+        if refusal:
+            self._refuse_step(refusal)
+            self._player.drop(refusal)
+            self._hold = refusal
+        return target
+
+    def _start(self, step: Step, now_ns: int) -> Refusal | None:
+        is_first = self._steps_in_policy < self._safety.first_motion_steps
+        scale = self._safety.first_motion_scale if is_first else 1.0
+        delta, notes = self._gate.start_step(step.action_A, scale)
+        if delta is None:
+            for note in notes[:-1]:
+                self.refuse(note)
+            self._refuse_step(notes[-1])
+            return notes[-1]
+        for note in notes:
+            self.refuse(note)
+        self._steps_in_policy += 1
+        self._counts["steps_executed"] += 1
+        self._counts["steps_clamped"] += bool(notes)
+        self.executed = Executed(delta, now_ns, step.observation_stamp_ns)
+        return None
+
+    def _refuse_step(self, refusal: Refusal) -> None:
+        self._counts["steps_refused"] += 1
+        self.refuse(refusal)
+
+    def _home(self, now_ns: int) -> SafeTarget:
+        self._hold = MOVING
+        self._gate.gripper = self._arm.home_gripper
+        if self._gate.far_outside():
+            target, is_done = self._gate.brake(now_ns), self._gate.is_at_rest
+        else:
+            self._gate.aim(self._kinematics.forward(self._home_rad))
+            target, refusal = self._gate.advance(now_ns)
+            is_done = self._gate.is_at_goal or refusal is not None
+        if is_done:
+            self._joint_velocity = np.zeros_like(self._home_rad)
+        return target
+
+    def _move_joints(
+        self, velocity_rad_s: Float64, stop: Refusal | None, now_ns: int
+    ) -> SafeTarget:
+        joints_rad = self._gate.joints_rad
+        if stop:
+            joints_rad, velocity = self._joint_motion.braking(joints_rad, velocity_rad_s)
+        else:
+            joints_rad, velocity = self._joint_motion.towards(
+                joints_rad, velocity_rad_s, self._home_rad
+            )
+        self._hold = stop or MOVING
+        self._gate.anchor(joints_rad, self._gate.gripper)
+        self._joint_velocity = velocity
+        if not velocity.any():
+            self._joint_velocity = None
+            if np.allclose(joints_rad, self._home_rad, rtol=0.0, atol=1e-6) and not stop:
+                self._enter(Mode.HOLD, MODE_HOLD)
+                self._hold = MODE_HOLD
+        return self._gate.brake(now_ns)
+
+    # rules
+
+    def _enter(self, mode: Mode, reason: Refusal) -> None:
+        self._mode, self._mode_reason = mode, reason
+        self._player.clear()
+        self._steps_in_policy = 0
+
+    def _blocked(self, now_ns: int) -> Refusal | None:
+        return ESTOPPED if self.is_estopped else self._state_problem(now_ns)
+
+    def _state_problem(self, now_ns: int) -> Refusal | None:
+        if self._state is None:
+            return Refusal(Reason.STATE_MISSING, "no joint state yet")
+        limit_s = self._safety.max_state_age_s
+        if abs(now_ns - self._state.stamp_ns) * 1e-9 > limit_s:
+            return Refusal(Reason.STATE_STALE, f"joint state is older than {limit_s:g} s")
+        return None
+
+    def _tracking_problem(self) -> Refusal | None:
+        assert self._state is not None
+        error_rad = np.abs(self._state.joints_rad - self._gate.joints_rad)
+        worst = int(np.argmax(error_rad))
+        limit_rad = self._safety.max_tracking_error_rad
+        if error_rad[worst] <= limit_rad:
+            return None
+        name = self._arm.joint_names[worst]
+        detail = f"{name} is {error_rad[worst]:.3f} rad from its command, limit {limit_rad:g}"
+        return Refusal(Reason.TRACKING, detail)
+
+    def _hold_at_measured(self, why: Refusal) -> None:
+        assert self._state is not None
+        self._joint_velocity = None
+        self._gate.anchor(self._state.joints_rad, self._gate.gripper)
+        self.refuse(why)
+
+    def _check_home(self) -> None:
+        low, high = self._kinematics.lower_rad, self._kinematics.upper_rad
+        if np.any(self._home_rad < low) or np.any(self._home_rad > high):
+            raise ValueError(
+                f"arm.home_rad: expected joints within {low.tolist()} ... {high.tolist()}, "
+                f"got {self._home_rad.tolist()}"
+            )
+        self._gate.anchor(self._home_rad, self._arm.home_gripper)
+        if outside := self._gate.outside():
+            raise ValueError(f"arm.home_rad: expected the tool in the box, got {outside}")
+        self._gate.is_anchored = False
