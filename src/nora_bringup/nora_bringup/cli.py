@@ -42,3 +42,7 @@ def _up(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

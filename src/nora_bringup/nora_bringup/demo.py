@@ -84,14 +84,19 @@ def _make_untrained_checkpoint(folder: Path, embodiment: Path) -> Path:
 
 
 def _run_trial(client: TrialClient, instruction: str, seed: int, timeout_s: float) -> Trial:
+    print(f"{instruction} (scene {seed})")
     client.prepare(instruction, seed)
-    bar_format = "{desc}: {bar:30} {n:.1f}/{total:.0f} s"
-    with tqdm(total=timeout_s, desc=instruction, bar_format=bar_format) as bar:
+    bar_format = "  {bar:40} {n:.1f}/{total:.0f} s"
+    with tqdm(total=timeout_s, bar_format=bar_format, leave=False, disable=None) as bar:
 
         def on_progress(elapsed_s: float) -> None:
             bar.update(min(elapsed_s, timeout_s) - bar.n)
 
-        return client.run(instruction, seed, timeout_s, on_progress)
+        trial = client.run(instruction, seed, timeout_s, on_progress)
+    print(
+        f"  {trial.outcome_name} after {trial.duration_s:.1f} s, {len(trial.inference_s)} chunks"
+    )
+    return trial
 
 
 def _write_report(out: Path, trials: list[Trial]) -> None:

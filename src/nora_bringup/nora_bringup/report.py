@@ -10,7 +10,6 @@ import av
 import cv2
 import matplotlib
 import numpy as np
-from nora_msgs.msg import TaskOutcome
 from numpy.typing import NDArray
 
 from nora_bringup.trial import Trial
@@ -18,12 +17,6 @@ from nora_bringup.trial import Trial
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-OUTCOMES = {
-    TaskOutcome.UNKNOWN: "unknown",
-    TaskOutcome.SUCCESS: "success",
-    TaskOutcome.PARTIAL: "partial",
-    TaskOutcome.FAILURE: "failure",
-}
 VIDEO_SIZE = 512
 CAPTION_HEIGHT = 64
 WHITE = (255, 255, 255)
@@ -43,7 +36,7 @@ def write_video(path: Path, trials: Sequence[Trial]) -> None:
                 elapsed_ms = (frame.stamp_ns - start_ns) // 1_000_000
                 caption = (
                     f"{number}/{len(trials)}  {trial.instruction}",
-                    f"{elapsed_ms / 1000:4.1f} s   outcome: {OUTCOMES[trial.outcome]}",
+                    f"{elapsed_ms / 1000:4.1f} s   outcome: {trial.outcome_name}",
                 )
                 picture = av.VideoFrame.from_ndarray(_picture(frame.rgb_HW3, caption), "rgb24")
                 picture.pts, picture.time_base = offset_ms + elapsed_ms, Fraction(1, 1000)
@@ -80,7 +73,7 @@ def write_plot(path: Path, trials: Sequence[Trial]) -> None:
         row[3].set(xlabel="y [m]", ylabel="x [m]", title="from above", aspect="equal")
         row[3].invert_xaxis()
         row[3].legend(fontsize="small")
-        row[0].set_title(f"{trial.instruction} ({OUTCOMES[trial.outcome]})", loc="left")
+        row[0].set_title(f"{trial.instruction} ({trial.outcome_name})", loc="left")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -100,7 +93,7 @@ def table(trials: Sequence[Trial]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {trial.instruction} | {trial.seed} | {OUTCOMES[trial.outcome]} "
+        f"| {trial.instruction} | {trial.seed} | {trial.outcome_name} "
         f"| {trial.distractor_grasps} | {trial.refusals} | {trial.chunk_rate_hz:.1f} "
         f"| {_p50_p95(trial.inference_s)} | {_p50_p95(trial.observation_age_s)} |"
         for trial in trials

@@ -34,6 +34,12 @@ from nora_policy.types import Frame
 READY_TIMEOUT_S = 120.0
 CALL_TIMEOUT_S = 10.0
 POLL_S = 0.02
+OUTCOMES = {
+    TaskOutcome.UNKNOWN: "unknown",
+    TaskOutcome.SUCCESS: "success",
+    TaskOutcome.PARTIAL: "partial",
+    TaskOutcome.FAILURE: "failure",
+}
 
 
 @dataclass(slots=True)
@@ -58,6 +64,10 @@ class Trial:
     measured: list[tuple[float, float, float, float]] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     refusals: int = 0
+
+    @property
+    def outcome_name(self) -> str:
+        return OUTCOMES[self.outcome]
 
     @property
     def chunk_rate_hz(self) -> float:

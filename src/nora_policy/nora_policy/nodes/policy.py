@@ -257,3 +257,7 @@ def _text(value: object) -> str:
 def main() -> None:
     """Entry point of `ros2 run nora_policy policy`."""
     run(PolicyNode)
+
+
+if __name__ == "__main__":
+    main()
