@@ -7,7 +7,9 @@ order rclpy needs.
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +17,17 @@ from typing import TypeVar
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from nora_policy.embodiment import Embodiment
 
 T = TypeVar("T", bool, int, float, str)
 BAD_INPUT = (ValueError, OSError)
+STOP_LATENCY_S = 0.1
 
 
 def parameter(node: Node, name: str, default: T, description: str) -> T:
@@ -92,7 +96,6 @@ class ManagedNode(LifecycleNode):
         """End the process with exit code 1; callable from any thread."""
         self.get_logger().fatal(message)
         self.exit_code = 1
-        rclpy.try_shutdown()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._attempt(self.configure)
@@ -129,8 +132,13 @@ class ManagedNode(LifecycleNode):
 
 
 def run(make_node: Callable[[], Node]) -> None:
-    """Create a node, spin it until it is told to stop, and exit with its exit code."""
-    rclpy.init()
+    """Create a node, spin it until SIGINT, SIGTERM or `fail`, and exit with its exit code.
+
+    rclpy's own signal handlers shut the context down under a running callback; ours end the loop
+    between two callbacks, or interrupt a start that still loads.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     node: Node | None = None
     exit_code = 0
@@ -140,12 +148,12 @@ def run(make_node: Callable[[], Node]) -> None:
         if isinstance(node, ManagedNode) and node.autostart and not node.start():
             exit_code = 1
         else:
-            executor.spin()
+            _spin(executor, node)
     except BAD_INPUT as error:
         get_logger("nora").error(str(error))
         exit_code = 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # Ctrl-C and SIGTERM are how a node is told to stop
+    except KeyboardInterrupt:
+        pass  # told to stop while starting
     finally:
         executor.shutdown()
         if isinstance(node, ManagedNode):
@@ -155,3 +163,11 @@ def run(make_node: Callable[[], Node]) -> None:
             node.destroy_node()
         rclpy.try_shutdown()
     sys.exit(exit_code)
+
+
+def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    while not (stop.is_set() or getattr(node, "exit_code", 0)):
+        executor.spin_once(timeout_sec=STOP_LATENCY_S)
