@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import ruckig  # type: ignore[import-not-found]
 
@@ -20,30 +22,30 @@ class Motion:
     """
 
     def __init__(self, velocity_N: Float64, acceleration_N: Float64, period_s: float) -> None:
-        num_axes = len(velocity_N)
         self._acceleration_N = acceleration_N
         self._period_s = period_s
         self.stop_time_s = float(np.max(velocity_N / acceleration_N))
-        self._ruckig = ruckig.Ruckig(num_axes)
-        self._trajectory = ruckig.Trajectory(num_axes)
-        self._input = ruckig.InputParameter(num_axes)
-        self._input.max_velocity = velocity_N
-        self._input.max_acceleration = acceleration_N
-        self._input.max_jerk = np.full(num_axes, np.inf)
-        self._input.synchronization = ruckig.Synchronization.No
+        self._ruckig = ruckig.Ruckig(1)
+        self._trajectory = ruckig.Trajectory(1)
+        self._inputs = [
+            _axis_input(*limits) for limits in zip(velocity_N, acceleration_N, strict=True)
+        ]
 
     def towards(
         self, position_N: Float64, velocity_N: Float64, target_N: Float64
     ) -> tuple[Float64, Float64]:
         """On the time-optimal way to rest at the target."""
-        self._input.current_position = position_N
-        self._input.current_velocity = velocity_N
-        self._input.target_position = target_N
-        result = self._ruckig.calculate(self._input, self._trajectory)
-        if result not in (ruckig.Result.Working, ruckig.Result.Finished):
-            return self.braking(position_N, velocity_N)
-        position, velocity, _ = self._trajectory.at_time(self._period_s)
-        return np.array(position), np.array(velocity)
+        end_N, end_velocity_N = self.braking(position_N, velocity_N)
+        for i, axis in enumerate(self._inputs):
+            axis.current_position = position_N[i : i + 1]
+            axis.current_velocity = velocity_N[i : i + 1]
+            axis.target_position = target_N[i : i + 1]
+            try:
+                self._ruckig.calculate(axis, self._trajectory)
+            except ruckig.RuckigError:
+                continue  # it fails just where braking alone leads to the target: brake, then
+            (end_N[i],), (end_velocity_N[i],), _ = self._trajectory.at_time(self._period_s)
+        return end_N, end_velocity_N
 
     def braking(self, position_N: Float64, velocity_N: Float64) -> tuple[Float64, Float64]:
         """On the shortest way to rest anywhere."""
@@ -52,3 +54,11 @@ class Motion:
         position_N = position_N + velocity_N * time_N + 0.5 * deceleration_N * time_N**2
         stops_N = time_N < self._period_s
         return position_N, np.where(stops_N, 0.0, velocity_N + deceleration_N * time_N)
+
+
+def _axis_input(velocity: float, acceleration: float) -> Any:
+    axis = ruckig.InputParameter(1)
+    axis.max_velocity = [velocity]
+    axis.max_acceleration = [acceleration]
+    axis.max_jerk = [np.inf]
+    return axis
