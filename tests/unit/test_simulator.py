@@ -245,6 +245,7 @@ def test_osmesa_draws_the_scene() -> None:
         f"print(Simulator(Embodiment.load(Path({str(CONFIG)!r}))).render().mean())\n"
     )
     env = {**os.environ, "MUJOCO_GL": "osmesa", "PYTHONPATH": os.pathsep.join(sys.path)}
+    env.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it for its children when it takes EGL
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
     )

@@ -6,6 +6,7 @@ import ctypes
 import ctypes.util
 import importlib
 import os
+import weakref
 from typing import Any
 
 import mujoco  # type: ignore[import-untyped]
@@ -85,9 +86,9 @@ class Renderer:
             raise ValueError(f"image_hw: expected 1 ... {limit}, got {(height, width)}")
         self._model = model
         self._cameras = {model.camera(i).name: i for i in range(model.ncam)}
-        self._context: Any = _make_context(height, width)
-        self._context.make_current()
-        self._draw = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        self._context, self._draw = _make_contexts(model, height, width)
+        # Also at interpreter exit, while OpenGL can still be called.
+        self._finalizer = weakref.finalize(self, _free, self._context, self._draw)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._draw)
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
@@ -124,16 +125,23 @@ class Renderer:
         return np.ascontiguousarray(image_HW3[::-1])  # OpenGL's first row is the lowest
 
     def close(self) -> None:
-        self._context.make_current()
-        self._draw.free()
-        self._context.free()
+        self._finalizer()
 
 
-def _make_context(height: int, width: int) -> Any:
+def _free(context: Any, draw: mujoco.MjrContext) -> None:
+    context.make_current()
+    draw.free()
+    context.free()
+
+
+def _make_contexts(model: mujoco.MjModel, height: int, width: int) -> tuple[Any, Any]:
+    """The OpenGL context, made current, and MuJoCo's drawing state in it."""
     backend = select_backend()
     try:
-        return importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
-    except (ImportError, AttributeError, OSError) as error:
+        context = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
+        context.make_current()
+        return context, mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    except (ImportError, AttributeError, OSError, mujoco.FatalError) as error:
         # PyOpenGL says AttributeError when the library behind a platform is absent.
         raise OSError(
             f"rendering: MUJOCO_GL={backend} does not work here ({error}); available: {BACKENDS}"
