@@ -33,6 +33,7 @@ ROS = {
 NUMPY_FILES = [
     POLICY / f"{name}.py"
     for name in (
+        "schema",
         "embodiment",
         "types",
         "observation",
