@@ -1,0 +1,31 @@
+# Each target sets up what it needs; nothing has to be sourced. ARGS goes to the command behind a target.
+SHELL := bash
+RUN := scripts/with_env.sh
+.DEFAULT_GOAL := help
+.PHONY: setup demo test lint bench clean help
+
+setup: ## dependencies, build, env.sh; what is done stays done
+	@scripts/setup.sh
+
+demo: setup ## a simulated arm follows three instructions in closed loop: out/demo/
+	@$(RUN) nora demo $(ARGS)
+
+test: lint ## lint, types, and every test; ARGS="-k word" for some
+	@$(RUN) python -m pytest $(ARGS)
+
+lint: setup ## format, lint and types
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+
+bench: setup ## the quick benchmarks: latency of the chain and of a tiny model, simulator, DDS profile
+	@$(RUN) python benchmarks/model_latency.py --size tiny
+	@$(RUN) python benchmarks/simulator_speed.py
+	@$(RUN) python benchmarks/chain_latency.py
+	@$(RUN) python benchmarks/dds_profile.py
+
+clean: ## remove everything that set-up, build and runs have made
+	rm -rf .venv build install log out env.sh .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
