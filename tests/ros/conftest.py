@@ -207,7 +207,7 @@ def ros() -> Iterator[Ros]:
 
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Callable[..., Child]]:
-    """`spawn("package.module" or "/path/executable", parameters)` starts a real ROS process.
+    """`spawn(module or path, parameters)` starts a real ROS process.
 
     Every process has ended after the test; an orphan, a process that does not end on SIGINT or a
     traceback fails the test, the last one unless `expect_traceback`.
@@ -223,6 +223,8 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Child]]:
         expect_traceback: bool = False,
     ) -> Child:
         command = [program] if "/" in program else [sys.executable, "-m", program]
+        if program.endswith(".py"):
+            command = [sys.executable, program]
         command += ["--ros-args", "-r", f"__ns:=/{namespace}"]
         for old, new in (remaps or {}).items():
             command += ["-r", f"{old}:={new}"]

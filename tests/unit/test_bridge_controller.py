@@ -414,13 +414,13 @@ EVENTS = st.lists(
     seeds=st.tuples(*[st.floats(0.0, 1.0)] * 6),
     reach_m=st.sampled_from([0.30, 0.36, 10.0]),
     on_violation=st.sampled_from(["clamp", "refuse"]),
-    joint_velocity=st.sampled_from([0.4, 1.5, 20.0]),
+    joint_velocity=st.sampled_from([0.4, 1.75]),
 )
 def test_whatever_comes_targets_keep_every_limit(
     events, seeds, reach_m, on_violation, joint_velocity
 ):
     """Any chunks, gaps, mode changes, e-stops and silences, from anywhere in the box."""
-    # The joint-space part of homing has limits of its own, here too small to break those of poses.
+    # The joint-space part of homing has limits of its own, here too low to break those of poses.
     limits = {"joint_velocity_rad_s": joint_velocity, "joint_acceleration_rad_s2": 4.0}
     embodiment = gantry_embodiment(
         limits=limits, workspace={"on_violation": on_violation}, action={"execute_steps": 3}

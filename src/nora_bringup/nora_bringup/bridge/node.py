@@ -48,8 +48,10 @@ class BridgeNode(ManagedNode):
         self.ee_pose = self.create_publisher(PoseStamped, "bridge/ee_pose", 10)
         self.status = self.create_publisher(CommandStatus, "bridge/status", 10)
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.entities = (
-            self.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 1),
+        self.chunks = self.create_subscription(
+            ActionChunk, "policy/action_chunk", self._on_chunk, 1
+        )
+        self.requests = (
             self.create_service(SetMode, "bridge/set_mode", self._set_mode),
             self.create_service(Trigger, "bridge/home", self._home),
             self.create_service(Trigger, "bridge/estop", self._estop),
@@ -74,9 +76,12 @@ class BridgeNode(ManagedNode):
 
     def cleanup(self) -> None:
         self.driver.close()
-        publishers = (self.command, self.target_pose, self.ee_pose, self.status, self.diagnostics)
-        for entity in (*self.entities, *publishers):
-            entity.destroy()
+        self.destroy_subscription(self.chunks)
+        for service in self.requests:
+            self.destroy_service(service)
+        for publisher in (self.command, self.target_pose, self.ee_pose, self.status):
+            self.destroy_publisher(publisher)
+        self.destroy_publisher(self.diagnostics)
 
     def _new_controller(self) -> ArmController:
         """Knows nothing yet, counts from zero; but an e-stop stays latched."""
