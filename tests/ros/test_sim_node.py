@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,18 @@ def test_obeys_commands_and_refuses_bad_ones(ros: Any, spawn: Any) -> None:
     count = len(states)
     ros.wait_for(lambda: len(states) > count + 25, what="half a second of states")
     assert joints_of(states[-1]) == pytest.approx(goal, abs=2e-3)
+
+
+def test_a_pause_is_dropped_and_said_not_raced_through(ros: Any, spawn: Any) -> None:
+    child = spawn(NODE, PARAMETERS)
+    states = ros.collect("joint_states", JointState)
+    ros.wait_for(lambda: len(states) > 10, what="states")
+    child.signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    before = len(states)
+    child.signal(signal.SIGCONT)
+    child.wait_for_output("slower than real time: dropped 1.")
+    assert len(states) - before < 25  # 0.2 s of catching up at most, and what came since
 
 
 def test_reset_is_repeatable_and_refuses_unknown_instructions(ros: Any, spawn: Any) -> None:

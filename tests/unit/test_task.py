@@ -122,6 +122,35 @@ def test_partial_survives_a_drop_beside_the_receptacle(
     assert (state.success, state.partial, state.distractor) == (False, True, 0)
 
 
+def test_a_squeeze_is_no_grasp_until_it_lifts(sim: Simulator, kinematics: MinkKinematics) -> None:
+    sim.reset(6, "put the red cube on the plate")
+    hand = Hand(sim, kinematics)
+    at_m = np.array([*sim.object_positions["red cube"][:2], GRASP_Z_M])
+    hand.move(at_m + ABOVE_M)
+    hand.move(at_m)
+    hand.grip(0.0)
+    assert not sim.task_state.partial
+    hand.move(at_m + ABOVE_M)
+    assert sim.task_state.partial
+
+
+@pytest.mark.parametrize(
+    ("touches", "lift_m", "expected"),
+    [
+        ({"left_finger", "right_finger"}, 0.03, True),
+        ({"left_finger", "table"}, 0.03, False),
+        ({"right_finger"}, 0.03, False),
+        ({"left_finger", "right_finger"}, 0.005, False),
+        (set(), 0.03, False),
+    ],
+)
+def test_a_grasp_needs_both_fingers_and_a_lift(
+    touches: set[str], lift_m: float, expected: bool
+) -> None:
+    thing = Thing(np.zeros(3), 0.02, lift_m, 0.0, frozenset(touches))
+    assert thing.is_grasped == expected
+
+
 def test_held_over_the_plate_is_no_success(sim: Simulator, kinematics: MinkKinematics) -> None:
     sim.reset(7, "put the blue ball on the plate")
     hand = Hand(sim, kinematics)
