@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import mink
-import mujoco  # type: ignore[import-untyped]
+import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 

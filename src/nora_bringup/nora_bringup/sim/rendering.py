@@ -9,7 +9,7 @@ import os
 import weakref
 from typing import Any
 
-import mujoco  # type: ignore[import-untyped]
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
