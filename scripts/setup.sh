@@ -17,7 +17,7 @@ main() {
     flock --nonblock 9 || { say "waiting for another set-up of this workspace"; flock 9; }
     : >"$log"
     trap finish EXIT
-    trap 'exit 130' INT TERM
+    trap 'interrupted=yes' INT TERM # what runs in the foreground gets it too and ends
 
     choose_ros
     choose_python
@@ -136,6 +136,7 @@ install_requirements() {
 }
 
 pip() {
+    [[ -z $interrupted ]] || exit 130
     "$python" scripts/repair_venv.py "$venv" # what an interrupted install left
     PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip "$@"
 }
@@ -199,6 +200,7 @@ step() {
     current="$1" detail=
     shift
     "$@" >>"$log" 2>&1
+    [[ -z $interrupted ]] || exit 130
     printf '  ✓ %-22s %6.1f s  %s\n' "$current" "$(((${EPOCHREALTIME//[.,]/} - start) / 100000))e-1" "$detail" >&3
     current=
 }
@@ -213,7 +215,7 @@ die() {
 finish() {
     local status=$?
     ((status != 0)) || return
-    if ((status == 130)); then
+    if [[ -n $interrupted ]]; then
         say "  ✗ ${current:-set-up} interrupted: run it again, it goes on from here"
     elif [[ -n ${reason:-} ]]; then
         say "  ✗ ${current:+$current: }$reason"
@@ -227,5 +229,5 @@ stamp() { cat "$1" 2>/dev/null || true; }
 
 torch="$TORCH"
 nvidia-smi -L >/dev/null 2>&1 || torch+="+cpu"
-current=
+current= interrupted=
 main

@@ -1,0 +1,190 @@
+"""The packages, their dependencies, the locked requirements and the licence agree."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import check_ros
+import pytest
+import repair_venv
+from catkin_pkg.package import Package, parse_package
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["nora_bringup", "nora_msgs", "nora_policy", "nora_training"]
+PYTHON_NAMES = [name for name in NAMES if name != "nora_msgs"]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+ALSO_KNOWN_AS = {"cv2": "opencv"}
+IN_REQUIREMENTS = re.compile(r"<!-- Not in apt.*?:\s*([^.]*)\. -->", re.DOTALL)
+
+
+def package(name: str) -> Package:
+    warnings: list[str] = []
+    parsed = parse_package(str(ROOT / "src" / name), warnings=warnings)
+    assert warnings == []
+    return parsed
+
+
+def keys(dependencies) -> set[str]:
+    return {dependency.name for dependency in dependencies}
+
+
+def imported(folder: Path) -> set[str]:
+    roots: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                roots |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                roots.add(node.module.split(".")[0])
+    return {ALSO_KNOWN_AS.get(root, root) for root in roots - sys.stdlib_module_names}
+
+
+def test_there_are_four_packages():
+    assert sorted(path.parent.name for path in ROOT.glob("src/*/package.xml")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_package_file_is_valid_and_named_after_its_folder(name):
+    parsed = package(name)
+    parsed.validate()
+    assert (parsed.name, parsed.package_format) == (name, 3)
+    assert parsed.licenses == ["Apache-2.0"]
+
+
+@pytest.mark.parametrize("name", PYTHON_NAMES)
+def test_setup_py_agrees_with_the_package_file(name):
+    setup = [sys.executable, "setup.py", "--name", "--version", "--license"]
+    folder = ROOT / "src" / name
+    told = subprocess.run(setup, cwd=folder, check=True, capture_output=True, text=True).stdout
+    assert told.split() == [name, package(name).version, "Apache-2.0"]
+
+
+def test_all_packages_have_one_version():
+    assert len({package(name).version for name in NAMES}) == 1
+
+
+@pytest.mark.parametrize("name", PYTHON_NAMES)
+def test_every_import_is_a_declared_dependency(name):
+    parsed, folder = package(name), ROOT / "src" / name
+    declared = {key.removeprefix("python3-") for key in keys(parsed.exec_depends)}
+    pip = IN_REQUIREMENTS.search((folder / "package.xml").read_text())
+    declared |= set(pip[1].replace(",", " ").split()) if pip else set()
+    needed = imported(folder / name) | imported(folder / "launch")
+    assert needed - declared - {name} == set()
+
+
+def test_robot_libraries_are_exec_depends_of_their_user():
+    assert keys(package("nora_bringup").exec_depends) >= {"cv_bridge", "moveit_py"}
+
+
+@pytest.mark.parametrize("name", PYTHON_NAMES)
+def test_every_resource_file_is_installed(name):
+    folder = ROOT / "src" / name
+    tell = (
+        "import setuptools; from itertools import chain\n"
+        "def tell(data_files, package_data, **_):\n"
+        "    print(*chain.from_iterable(files for _, files in data_files), sep='\\n')\n"
+        "    print(*(f'{p}/{f}' for p, globs in package_data.items() for f in globs), sep='\\n')\n"
+        "setuptools.setup = tell; exec(open('setup.py').read())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", tell], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.split()
+    installed = {path for line in told for path in folder.glob(line)}
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=folder, check=False, capture_output=True, text=True
+    )
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    resources = {folder / line for line in tracked.stdout.split()}
+    resources = {p for p in resources if p.suffix in (".yaml", ".xml") or "launch" in p.parts}
+    assert {path for path in resources if path.exists()} <= installed
+
+
+def test_licence_is_apache_2():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_requirement_is_pinned_and_hashed(lock):
+    entries = re.split(r"\n(?=\S)", lock.read_text().strip())
+    for entry in entries:
+        assert re.match(r"[a-z0-9.-]+==\S+( ; .*)? \\\n", entry), entry
+        assert "--hash=sha256:" in entry, entry
+    assert "http:" not in lock.read_text()
+
+
+def test_the_locks_of_one_environment_agree():
+    pins = [dict(re.findall(r"^(\S+)==(\S+)(?= \\)", lock.read_text(), re.M)) for lock in LOCKS]
+    by_name = dict(zip([lock.name for lock in LOCKS], pins, strict=True))
+    python, ros = by_name["python.txt"], by_name["ros.txt"]
+    both = python.keys() & ros.keys()
+    assert {name: python[name] for name in both} == {name: ros[name] for name in both}
+
+
+def test_torch_is_not_locked_because_its_build_depends_on_the_machine():
+    for lock in LOCKS:
+        assert not re.search(r"^(torch|nvidia-\S+)==", lock.read_text(), re.M)
+
+
+def test_includes_of_the_build_machine_are_replaced_once(tmp_path):
+    export = tmp_path / "share/std_msgs/cmake/export.cmake"
+    export.parent.mkdir(parents=True)
+    keep = "${_IMPORT_PREFIX}/include/std_msgs"
+    export.write_text(
+        f'INCLUDES "{keep};/opt/python/cp312-cp312/include/python3.12;'
+        '/tmp/build-env/lib/python3.12/site-packages/numpy/_core/include"\n'
+    )
+    assert repair_venv.repair_includes(tmp_path, "/here/include/python3.11", "/here/numpy") == 1
+    assert export.read_text() == f'INCLUDES "{keep};/here/include/python3.11;/here/numpy"\n'
+    assert repair_venv.repair_includes(tmp_path, "/here/include/python3.11", "/here/numpy") == 0
+
+
+@pytest.mark.parametrize("missing", ["module.py", "whole-1.0.dist-info/RECORD"])
+def test_pip_forgets_a_package_that_lacks_files(tmp_path, missing):
+    for name in ("half", "whole"):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (tmp_path / f"{name}.py").touch()
+        (info / "RECORD").write_text(
+            f"{name}.py,,\n__pycache__/{name}.pyc,,\n{info.name}/RECORD,,\n"
+        )
+    assert repair_venv.drop_incomplete(tmp_path) == []
+    broken = "half.py" if missing == "module.py" else "half-1.0.dist-info/RECORD"
+    (tmp_path / broken).unlink()
+    assert repair_venv.drop_incomplete(tmp_path) == ["half-1.0.dist-info"]
+    assert (tmp_path / "whole-1.0.dist-info").exists()
+
+
+def test_missing_distribution_packages_are_named_with_the_command(tmp_path):
+    index = tmp_path / "share/ament_index/resource_index/packages"
+    index.mkdir(parents=True)
+    wanted = check_ros.dependencies(ROOT / "src")
+    assert {"rclpy", "cv_bridge", "python3-numpy"} <= wanted
+    assert not wanted & set(NAMES)
+    for key in wanted - {"cv_bridge"}:
+        (index / key).touch()
+    run = subprocess.run(
+        [sys.executable, ROOT / "scripts/check_ros.py", ROOT / "src"],
+        env={**os.environ, "AMENT_PREFIX_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "sudo apt install ros-jazzy-cv-bridge" in run.stderr
+    (index / "cv_bridge").touch()
+    assert all(check_ros.is_installed(key, [tmp_path]) for key in wanted)
+
+
+def test_shell_scripts_parse():
+    bash = shutil.which("bash")
+    for script in [*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run", *ROOT.glob("docker/*.sh")]:
+        subprocess.run([bash, "-n", script], check=True)
