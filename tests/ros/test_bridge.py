@@ -214,7 +214,8 @@ def test_estop_stops_within_one_period_and_survives_until_reset(ros, spawn, embo
     assert not ros.call("bridge/home", Trigger).success
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
         change(ros, transition)
-    rig.wait_for_status(estopped=True, chunks_accepted=0)
+    rig.statuses.clear()
+    rig.wait_for_status(estopped=True)
     assert ros.call("bridge/reset_estop", Trigger).success
     rig.wait_for_status(estopped=False, mode=CommandStatus.MODE_HOLD)
     rig.wait_until_still()
@@ -291,7 +292,7 @@ def test_a_target_outside_the_workspace(ros, spawn, embodiment_file, on_violatio
         assert not rig.commands
 
 
-# home
+# home, and time
 
 
 def test_home_brings_the_arm_back(ros, spawn, embodiment_file):
@@ -306,6 +307,20 @@ def test_home_brings_the_arm_back(ros, spawn, embodiment_file):
     assert rig.positions[-1] == pytest.approx(home, abs=1e-5)
 
 
+def test_runs_on_simulated_time(ros, spawn, embodiment_file):
+    file = embodiment_file()
+    parameters = {"publish_clock": True, "camera_rate_hz": 1}
+    spawn("nora_bringup.sim_node", {"embodiment_file": file, **parameters})
+    rig = Rig(ros, spawn, file, has_arm=False, use_sim_time=True)
+    rig.policy()
+    rig.publish(step(z=0.02), header=rig.targets[-1].header)
+    rig.wait_for_status(steps_executed=1)
+    assert 0.0 < rig.stamps_s[-1] < 1000.0
+    assert np.diff(rig.stamps_s).min() >= 0.0
+    started = rig.commands[0].header.stamp
+    assert 0.0 < convert.to_ns(started) * 1e-9 <= rig.stamps_s[-1]
+
+
 # how it starts and ends
 
 
@@ -316,8 +331,7 @@ def change(ros, transition):
 
 
 def test_lifecycle_by_hand_twice(ros, spawn, embodiment_file):
-    rig_of = {"autostart": False}
-    process = spawn(BRIDGE, {"embodiment_file": embodiment_file(), **rig_of})
+    process = spawn(BRIDGE, {"embodiment_file": embodiment_file(), "autostart": False})
     statuses = ros.collect("bridge/status", CommandStatus)
     for _ in range(2):
         change(ros, Transition.TRANSITION_CONFIGURE)

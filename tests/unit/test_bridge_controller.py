@@ -4,12 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gantry import M_PER_RAD, PERIOD_NS, PERIOD_S, Gantry, chunk, gantry_embodiment, step
+from gantry import (
+    BASE,
+    M_PER_RAD,
+    PERIOD_NS,
+    PERIOD_S,
+    Gantry,
+    chunk,
+    gantry_embodiment,
+    step,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nora_bringup.bridge.controller import ArmController
 from nora_bringup.bridge.status import Mode, ModeError
+from nora_bringup.sim.kinematics import MinkKinematics
 from nora_policy.safety import Reason
 from nora_policy.types import ArmState
 
@@ -24,7 +34,8 @@ class Rig:
 
     def __init__(self, embodiment=EMBODIMENT, kinematics=None, joints_rad=None):
         self.embodiment = embodiment
-        self.controller = ArmController(embodiment, kinematics or Gantry(), PERIOD_S)
+        self.kinematics = kinematics or Gantry()
+        self.controller = ArmController(embodiment, self.kinematics, PERIOD_S)
         start = embodiment.arm.home_rad if joints_rad is None else joints_rad
         self.joints_rad = np.array(start, np.float64)
         self.now_ns = T0
@@ -260,6 +271,17 @@ def test_an_arm_that_is_not_where_it_was_told_is_held_where_it_is():
     assert rig.status.hold.reason is Reason.TRACKING
 
 
+def test_a_measurement_is_compared_with_the_command_of_its_time():
+    """A late joint state is no tracking error, however fast the arm moves."""
+    embodiment = without_scale(safety={"max_tracking_error_rad": 0.05})
+    rig = moving_rig(embodiment)
+    before = rig.joints_rad
+    rig.is_reporting = False
+    rig.tick(10)
+    assert np.abs(rig.joints_rad - before).max() > 0.05
+    assert rig.status.is_moving
+
+
 def test_silence_of_the_policy_stops_the_arm_within_the_age_of_its_image():
     """Standing still when the image is max_chunk_age old, however many steps are left."""
     embodiment = without_scale(action={"execute_steps": 50})
@@ -377,7 +399,8 @@ def check_limits(rig, rotation=True):
     joints_rad = np.array([t.joints_rad for t in rig.targets])
     speed = np.abs(np.diff(joints_rad, axis=0)).max(initial=0.0) / PERIOD_S
     assert speed <= limits.joint_velocity_rad_s * rounding
-    assert np.all(np.abs(joints_rad) <= 10.0 + 1e-9)
+    assert np.all(joints_rad >= rig.kinematics.lower_rad - 1e-9)
+    assert np.all(joints_rad <= rig.kinematics.upper_rad + 1e-9)
     assert np.all([0.0 <= t.gripper <= 1.0 for t in rig.targets])
     for executed in rig.executed:
         assert np.abs(executed.delta.translation_m).max() <= limits.step_m * rounding
@@ -454,3 +477,20 @@ def happen(rig, what, *arguments):
             controller.reset_estop()
         case "reporting":
             (rig.is_reporting,) = arguments
+
+
+def test_the_real_arm_under_a_random_policy_keeps_every_limit():
+    rig = Rig(BASE, MinkKinematics(BASE.arm))
+    rng = np.random.default_rng(0)
+    rig.policy()
+    for _ in range(30):
+        size = np.array([0.02] * 3 + [0.08] * 3 + [1.0])
+        rig.chunk(*(rng.normal(size=(5, 7)) * size))
+        rig.tick(20)
+    assert rig.status.steps_executed > 20
+    position_m = np.array([t.pose.position_m for t in rig.targets])
+    assert np.ptp(position_m, axis=0).min() > 0.05
+    for target in rig.targets[::10]:
+        reached_m = rig.kinematics.forward(target.joints_rad).position_m
+        assert reached_m == pytest.approx(target.pose.position_m, abs=1e-3)
+    check_limits(rig)

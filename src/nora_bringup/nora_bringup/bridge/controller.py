@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, deque
 
 import numpy as np
 
@@ -51,6 +52,9 @@ class ArmController:
         self._joint_velocity: Float64 | None = None  # not None while joints, not poses, move
         self._player = ChunkPlayer(embodiment.action, self._gate.stop_time_s)
         self._state: ArmState | None = None
+        # As far back as the oldest state that still counts as fresh.
+        num_sent = math.ceil(self._safety.max_state_age_s / control_period_s) + 2
+        self._sent: deque[SafeTarget] = deque(maxlen=num_sent)
         self._mode = Mode.HOLD
         self.is_estopped = False
         self._hold = MODE_HOLD
@@ -133,6 +137,31 @@ class ArmController:
         """The target of this period; None until the arm's joints are known."""
         self.executed = None
         self._observation_stamp_ns = None
+        target = self._next_target(now_ns)
+        if target is not None:
+            self._sent.append(target)
+        return target
+
+    @property
+    def status(self) -> Status:
+        """As of the last tick."""
+        counts = self._counts
+        return Status(
+            self._mode,
+            self.is_estopped,
+            self._hold,
+            self._last_refusal,
+            counts["chunks_accepted"],
+            counts["chunks_refused"],
+            counts["steps_executed"],
+            counts["steps_clamped"],
+            counts["steps_refused"],
+            self._observation_stamp_ns,
+        )
+
+    # motions, one period each
+
+    def _next_target(self, now_ns: int) -> SafeTarget | None:
         stop = self._state_problem(now_ns)
         if not self._gate.is_anchored:
             if stop or self._state is None:
@@ -156,25 +185,6 @@ class ArmController:
         if stop:
             return self._brake(stop, now_ns)
         return self._home(now_ns) if self._mode is Mode.HOMING else self._follow(now_ns)
-
-    @property
-    def status(self) -> Status:
-        """As of the last tick."""
-        counts = self._counts
-        return Status(
-            self._mode,
-            self.is_estopped,
-            self._hold,
-            self._last_refusal,
-            counts["chunks_accepted"],
-            counts["chunks_refused"],
-            counts["steps_executed"],
-            counts["steps_clamped"],
-            counts["steps_refused"],
-            self._observation_stamp_ns,
-        )
-
-    # motions, one period each
 
     def _brake(self, why: Refusal, now_ns: int) -> SafeTarget:
         self._hold = why
@@ -275,8 +285,13 @@ class ArmController:
         return None
 
     def _tracking_problem(self) -> Refusal | None:
-        assert self._state is not None
-        error_rad = np.abs(self._state.joints_rad - self._gate.joints_rad)
+        """Measured joints far from those that were commanded when they were measured."""
+        state = self._state
+        if state is None or not self._sent:
+            return None
+        until_then = [target for target in self._sent if target.stamp_ns <= state.stamp_ns]
+        commanded = until_then[-1] if until_then else self._sent[0]
+        error_rad = np.abs(state.joints_rad - commanded.joints_rad)
         worst = int(np.argmax(error_rad))
         limit_rad = self._safety.max_tracking_error_rad
         if error_rad[worst] <= limit_rad:
@@ -289,6 +304,7 @@ class ArmController:
         assert self._state is not None
         self._joint_velocity = None
         self._gate.anchor(self._state.joints_rad, self._gate.gripper)
+        self._sent.clear()
         self.refuse(why)
 
     def _check_home(self) -> None:
