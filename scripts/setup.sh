@@ -111,6 +111,7 @@ make_venv() {
 # First of all packages, so that nothing else brings the CUDA build to a machine without a GPU.
 install_torch() {
     [[ $(stamp .venv/torch) != "$torch" ]] || { detail=unchanged; return; }
+    pip uninstall --yes torch # pip takes the CPU build for the CUDA build of the same version
     if [[ $torch == *+cpu ]]; then
         pip install --no-deps "torch==$torch" ||
             pip install --no-deps --index-url "$TORCH_CPU_INDEX" "torch==$torch" || {
@@ -147,7 +148,7 @@ build_workspace() {
     local key
     key="$({
         echo "$python $version $ros"
-        cat src/*/{package.xml,CMakeLists.txt,setup.py,setup.cfg} src/nora_msgs/{msg,srv,action}/* 2>/dev/null || true
+        cat .venv/requirements src/*/{package.xml,CMakeLists.txt,setup.py,setup.cfg} src/nora_msgs/{msg,srv,action}/* 2>/dev/null || true
         find src/nora_msgs src/*/{launch,config} -type f 2>/dev/null | sort || true # their content is linked, not copied
     } | sha256sum)"
     [[ $(stamp build/made) != "$key" || ! -e install/bin/nora ]] || { detail=unchanged; return; }
@@ -229,5 +230,6 @@ stamp() { cat "$1" 2>/dev/null || true; }
 
 torch="$TORCH"
 nvidia-smi -L >/dev/null 2>&1 || torch+="+cpu"
-current= interrupted=
+current=''
+interrupted=''
 main

@@ -121,6 +121,12 @@ def test_every_requirement_is_pinned_and_hashed(lock):
     assert "http:" not in lock.read_text()
 
 
+@pytest.mark.parametrize("name", ["python.txt", "distribution.txt"])
+def test_hashes_cover_more_than_one_machine(name):
+    for entry in re.split(r"\n(?=\S)", (ROOT / "requirements" / name).read_text().strip()):
+        assert entry.count("--hash=") > 1, f"locked from an index with one file? {entry}"
+
+
 def test_the_locks_of_one_environment_agree():
     pins = [dict(re.findall(r"^(\S+)==(\S+)(?= \\)", lock.read_text(), re.M)) for lock in LOCKS]
     by_name = dict(zip([lock.name for lock in LOCKS], pins, strict=True))
