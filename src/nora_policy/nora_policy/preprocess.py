@@ -1,0 +1,207 @@
+"""Observation to model inputs: resize, patches, prompt. Serving and training both call this.
+
+Legend: H W image size, R resized size, P patches, C patch values, B batch, L tokens, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from nora_policy.embodiment import Camera
+from nora_policy.models.config import Nora15Config
+from nora_policy.types import Observation
+
+UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+
+LANCZOS_RADIUS = 3.0
+BAND = 28  # output rows that share one dense product over the few input rows they need
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+PROMPT_HEAD = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"  # Qwen2.5-VL
+)
+PROMPT_TAIL = "<|im_end|>\n<|im_start|>assistant\n"
+IMAGE_START, IMAGE_PAD, IMAGE_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """What the network reads, on the CPU.
+
+    `input_ids_BL`, `attention_mask_BL`: int64, mask 0 at padding (on the left).
+    `pixel_values_PC`: float32 patches of all images, row after row of the batch.
+    `image_grid_N3`: int64, frames, rows and columns of patches of every image.
+    """
+
+    input_ids_BL: torch.Tensor
+    attention_mask_BL: torch.Tensor
+    pixel_values_PC: torch.Tensor
+    image_grid_N3: torch.Tensor
+
+
+class Preprocessor:
+    """Turns an observation of `cameras` into the inputs of a network described by `config`."""
+
+    def __init__(
+        self, config: Nora15Config, tokenizer: Tokenizer, cameras: tuple[Camera, ...]
+    ) -> None:
+        self._config, self._tokenizer, self._cameras = config, tokenizer, cameras
+        self._reserved = frozenset(tokenizer.get_added_tokens_decoder())
+        vision = config.vision_config
+        side = config.image_size // vision.patch_size
+        self._grid = torch.tensor([[1, side, side]] * len(cameras))
+        pads = IMAGE_PAD * (side // vision.spatial_merge_size) ** 2
+        images = f"{IMAGE_START}{pads}{IMAGE_END}" * len(cameras)
+        self._head = tokenizer.encode(PROMPT_HEAD + images, add_special_tokens=False).ids
+        self._tail = tokenizer.encode(PROMPT_TAIL, add_special_tokens=False).ids
+
+    def __call__(self, observation: Observation) -> ModelInputs:
+        """Batch of one. Raises `ValueError` for an image or instruction it cannot use."""
+        if len(observation.images) != len(self._cameras):
+            raise ValueError(
+                f"images: expected {len(self._cameras)} (one per camera), "
+                f"got {len(observation.images)}"
+            )
+        input_ids_BL = torch.tensor([self.prompt(observation.instruction)])
+        pairs = zip(self._cameras, observation.images, strict=True)
+        pixel_values_PC = np.concatenate([self._patches(camera, rgb) for camera, rgb in pairs])
+        return ModelInputs(
+            input_ids_BL,
+            torch.ones_like(input_ids_BL),
+            torch.from_numpy(pixel_values_PC),
+            self._grid,
+        )
+
+    def prompt(self, instruction: str) -> list[int]:
+        """Token ids of Qwen2.5-VL's chat template, one user turn: images, then the instruction."""
+        if self._config.lowercase_instruction:
+            instruction = instruction.lower()
+        ids = self._tokenizer.encode(instruction, add_special_tokens=False).ids
+        if self._reserved & set(ids):
+            raise ValueError(f"instruction: expected plain text, got a marker in {instruction!r}")
+        return [*self._head, *ids, *self._tail]
+
+    def _patches(self, camera: Camera, rgb_HW3: UInt8) -> Float32:
+        size, vision = self._config.image_size, self._config.vision_config
+        image_RR3 = resize(orient(rgb_HW3, camera), size, size)
+        return patchify(
+            image_RR3, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        )
+
+
+def orient(rgb_HW3: UInt8, camera: Camera) -> UInt8:
+    """Turn the image clockwise by the camera's `rotation_deg`, then cut out its `crop`."""
+    turned_HW3 = np.rot90(rgb_HW3, -(camera.rotation_deg // 90))
+    if camera.crop is None:
+        return turned_HW3
+    top, left, height, width = camera.crop
+    if top + height > turned_HW3.shape[0] or left + width > turned_HW3.shape[1]:
+        raise ValueError(
+            f"camera {camera.name}: expected an image that holds crop {list(camera.crop)}, "
+            f"got height, width {list(turned_HW3.shape[:2])}"
+        )
+    return turned_HW3[top : top + height, left : left + width]
+
+
+def resize(rgb_HW3: UInt8, height: int, width: int) -> UInt8:
+    """`rgb_HW3` scaled to (height, width, 3) exactly as in pre-training.
+
+    TensorFlow's `tf.image.resize(..., method="lanczos3", antialias=True)`, rounded half to even
+    and clipped to uint8: dlimp's `resize_image`. An image of the right size is returned as it is.
+    """
+    if rgb_HW3.shape[:2] == (height, width):
+        return rgb_HW3
+    x = torch.from_numpy(np.ascontiguousarray(rgb_HW3)).float()
+    x = _resample(x, height)
+    x = _resample(x.transpose(0, 1).contiguous(), width).transpose(0, 1)
+    return x.round_().clamp_(0, 255).to(torch.uint8).contiguous().numpy()
+
+
+def _resample(x_SXC: torch.Tensor, out_size: int) -> torch.Tensor:
+    """Resample the first axis to `out_size`."""
+    flat_SX = x_SXC.flatten(1)
+    y_OX = torch.empty(out_size, flat_SX.shape[1])
+    for band in _bands(x_SXC.shape[0], out_size):
+        torch.mm(band.weights, flat_SX[band.source], out=y_OX[band.target])
+    return y_OX.view(out_size, *x_SXC.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    source: slice
+    target: slice
+    weights: torch.Tensor
+
+
+@lru_cache(maxsize=32)
+def _bands(in_size: int, out_size: int) -> tuple[_Band, ...]:
+    weights_OI = _lanczos_weights(in_size, out_size)
+    bands = []
+    for start in range(0, out_size, BAND):
+        target = slice(start, min(start + BAND, out_size))
+        used = np.flatnonzero(weights_OI[target].any(axis=0))
+        source = slice(int(used[0]), int(used[-1]) + 1)
+        weights = torch.from_numpy(np.ascontiguousarray(weights_OI[target, source]))
+        bands.append(_Band(source, target, weights))
+    return tuple(bands)
+
+
+def _lanczos_weights(in_size: int, out_size: int) -> Float32:
+    """(out_size, in_size) weights of TensorFlow's `ScaleAndTranslate`, each row with sum 1.
+
+    The kernel widens when shrinking (antialias); samples outside of the image carry no weight.
+    """
+    scale = np.float32(in_size / out_size)
+    width = max(scale, np.float32(1.0))
+    centers_O = (np.arange(out_size, dtype=np.float32) + np.float32(0.5)) * scale
+    samples_I = np.arange(in_size, dtype=np.float32) + np.float32(0.5)
+    x_OI = np.abs((samples_I[None, :] - centers_O[:, None]) / width)
+    phase_OI = np.float32(np.pi) * np.maximum(x_OI, np.float32(1e-3))
+    weights_OI = LANCZOS_RADIUS * np.sin(phase_OI) * np.sin(phase_OI / LANCZOS_RADIUS)
+    weights_OI = np.where(x_OI <= 1e-3, np.float32(1.0), weights_OI / phase_OI**2)
+    weights_OI[x_OI > LANCZOS_RADIUS] = 0.0
+    normalised_OI: Float32 = (weights_OI / weights_OI.sum(axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    return normalised_OI
+
+
+def patchify(rgb_HW3: UInt8, patch: int, merge: int, frames: int) -> Float32:
+    """Normalised patches (P, 3 * frames * patch * patch), bit for bit those of the HF processor.
+
+    Patches that the vision tower merges (`merge` x `merge`) are neighbours in the order; the one
+    image is repeated as `frames` frames.
+    """
+    rescaled_HW3 = (rgb_HW3 * (1 / 255)).astype(np.float32)  # the processor scales in float64
+    pixels_HW3 = (rescaled_HW3 - CLIP_MEAN) / CLIP_STD
+    rows, columns = (size // (patch * merge) for size in rgb_HW3.shape[:2])
+    blocks = pixels_HW3.reshape(rows, merge, patch, columns, merge, patch, 3)
+    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
+    blocks = np.broadcast_to(blocks, (*blocks.shape[:5], frames, patch, patch))
+    return blocks.reshape(rows * columns * merge**2, -1)
+
+
+def pad_left(rows: Sequence[ModelInputs], pad_id: int) -> ModelInputs:
+    """One batch out of several; shorter prompts are padded on the left."""
+    length = max(row.input_ids_BL.shape[1] for row in rows)
+
+    def stack(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
+        missing = [length - x.shape[1] for x in tensors]
+        pairs = zip(tensors, missing, strict=True)
+        return torch.cat([torch.nn.functional.pad(x, (n, 0), value=value) for x, n in pairs])
+
+    return ModelInputs(
+        stack([row.input_ids_BL for row in rows], pad_id),
+        stack([row.attention_mask_BL for row in rows], 0),
+        torch.cat([row.pixel_values_PC for row in rows]),
+        torch.cat([row.image_grid_N3 for row in rows]),
+    )
