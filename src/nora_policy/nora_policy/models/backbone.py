@@ -1,0 +1,128 @@
+"""Qwen2.5-VL of transformers, run once per observation for its keys and values.
+
+We call its vision tower and language model directly: `forward` of the whole would derive the image
+positions from optional arguments (and silently fall back to plain ones), keep state between
+requests, and compute logits that nobody reads.
+
+Legend: B batch, L tokens, E hidden dim, K key-value heads, H head dim, P patches, C patch values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VLRotaryEmbedding,
+    Qwen2_5_VLVisionRotaryEmbedding,
+)
+from transformers.vision_utils import get_vision_position_ids
+
+from nora_policy.models.config import Nora15Config
+from nora_policy.models.expert import Prefix
+from nora_policy.preprocess import ModelInputs
+
+
+class Recorder:
+    """Stands where transformers expects its cache: keeps the keys and values of every layer."""
+
+    def __init__(self) -> None:
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+
+    def update(
+        self, k_BKLH: torch.Tensor, v_BKLH: torch.Tensor, layer: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert layer == len(self.keys), "layers run in order, once per encode"
+        self.keys.append(k_BKLH)
+        self.values.append(v_BKLH)
+        return k_BKLH, v_BKLH
+
+
+def build(config: Nora15Config) -> Any:
+    """A `Qwen2_5_VLForConditionalGeneration` with new weights (untyped)."""
+    text: dict[str, Any] = dataclasses.asdict(config.text_config)
+    rope = {
+        "rope_type": "default",
+        "rope_theta": text.pop("rope_theta"),
+        "mrope_section": list(text.pop("mrope_section")),
+    }
+    vision = dataclasses.asdict(config.vision_config)
+    ids = config.token_ids
+    hf_config = Qwen2_5_VLConfig(
+        text_config={**text, "rope_parameters": rope, "bos_token_id": None, "eos_token_id": None},
+        vision_config={**vision, "fullatt_block_indexes": list(vision["fullatt_block_indexes"])},
+        image_token_id=ids.image,
+        video_token_id=ids.video,
+        vision_start_token_id=ids.vision_start,
+        vision_end_token_id=ids.vision_end,
+        tie_word_embeddings=config.text_config.tie_word_embeddings,
+    )
+    model: Any = Qwen2_5_VLForConditionalGeneration
+    return model._from_config(hf_config, attn_implementation="sdpa")
+
+
+def restore_unsaved(vlm: Any) -> None:
+    """Tie the output to the embedding and compute the rotary tables: no checkpoint holds them."""
+    language, visual = vlm.model.language_model, vlm.model.visual
+    if vlm.config.tie_word_embeddings:
+        vlm.lm_head.weight = language.embed_tokens.weight
+    device = language.embed_tokens.weight.device
+    language.rotary_emb = Qwen2_5_VLRotaryEmbedding(language.config).to(device)
+    visual.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(visual.config).to(device)
+
+
+def encode(vlm: Any, inputs: ModelInputs, config: Nora15Config) -> tuple[Prefix, torch.Tensor]:
+    """Prefix of the expert and the last hidden states (B, L, E) of the prompt.
+
+    Everything that depends on counts (positions, windows) is worked out on the CPU, where `inputs`
+    are, so that a GPU is never waited for.
+    """
+    language = vlm.model.language_model
+    device = language.embed_tokens.weight.device
+    is_image_BL = inputs.input_ids_BL == config.token_ids.image
+    grid, mask_BL = inputs.image_grid_N3, inputs.attention_mask_BL.bool()
+    expected = int(grid.prod(dim=-1).sum()) // config.vision_config.spatial_merge_size**2
+    if int(is_image_BL.sum()) != expected:
+        raise ValueError(
+            f"input_ids: expected {expected} image tokens, got {int(is_image_BL.sum())}"
+        )
+    positions_3BL, _ = vlm.model.get_rope_index(
+        inputs.input_ids_BL, is_image_BL.int(), grid, attention_mask=mask_BL
+    )
+    x_BLE = language.embed_tokens(inputs.input_ids_BL.to(device))
+    image_E = _image_embeddings(vlm.model.visual, inputs.pixel_values_PC.to(device), grid)
+    x_BLE = x_BLE.masked_scatter(is_image_BL.to(device)[..., None], image_E.to(x_BLE.dtype))
+    is_padded = not bool(mask_BL.all())
+    recorder = Recorder()
+    output = language(
+        inputs_embeds=x_BLE,
+        attention_mask={"full_attention": _causal(mask_BL).to(device) if is_padded else None},
+        position_ids=positions_3BL.to(device),
+        past_key_values=recorder,
+        use_cache=True,
+    )
+    prefix = Prefix(recorder.keys, recorder.values, mask_BL.to(device) if is_padded else None)
+    return prefix, output.last_hidden_state
+
+
+def _causal(mask_BL: torch.Tensor) -> torch.Tensor:
+    """(B, 1, L, L): true where a token may look; padding looks at itself, softmax needs input."""
+    length = mask_BL.shape[1]
+    causal_LL = torch.ones(length, length, dtype=torch.bool).tril()
+    diagonal_LL = torch.eye(length, dtype=torch.bool)
+    return causal_LL & mask_BL[:, None, None] | diagonal_LL
+
+
+def _image_embeddings(visual: Any, pixels_PC: torch.Tensor, grid_N3: torch.Tensor) -> torch.Tensor:
+    """One row per image token, in the order of the prompt."""
+    position_ids = get_vision_position_ids(grid_N3, visual.spatial_merge_size)
+    output = visual(
+        pixels_PC.to(visual.dtype),
+        grid_thw=grid_N3,
+        position_ids=position_ids.to(pixels_PC.device),
+    )
+    embeddings: torch.Tensor = output.pooler_output
+    return embeddings

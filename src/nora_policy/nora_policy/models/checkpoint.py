@@ -1,0 +1,174 @@
+"""Checkpoints on disk: ours and the published NORA-1.5 layout. Strict; no pickle, no network.
+
+Ours is a folder of `model.safetensors`, `config.json`, `tokenizer.json`, `norm_stats.json`,
+`embodiment.yaml` and `card.json`. A published one has the first four at most, its `config.json` in
+the style of Qwen2.5-VL; without one the dimensions of the release are expected.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from nora_policy.models import backbone, published
+from nora_policy.models.config import Nora15Config
+from nora_policy.models.nora15 import Nora15
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+STATISTICS, EMBODIMENT, CARD = "norm_stats.json", "embodiment.yaml", "card.json"
+
+LM_HEAD = "vlm.lm_head.weight"
+SHOWN = 5
+
+
+def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Nora15:
+    """The network of `folder` in evaluation mode, each tensor read straight to its place.
+
+    Raises:
+        FileNotFoundError: the folder or its weights are not there.
+        ValueError: names the missing, unexpected or misshapen parameters.
+    """
+    require(folder, WEIGHTS)
+    config = load_config(folder)
+    with torch.device("meta"):
+        model = Nora15(config)
+    state = _read(folder / WEIGHTS, model, device, dtype)
+    if config.text_config.tie_word_embeddings:
+        state[LM_HEAD] = state[published.EMBEDDING]
+    model.load_state_dict(state, assign=True)
+    backbone.restore_unsaved(model.vlm)
+    return model.eval()
+
+
+def save(folder: Path, model: Nora15, tokenizer: Tokenizer) -> None:
+    """Write weights, `config.json` and `tokenizer.json`; keeps the old file if interrupted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.text_config.tie_word_embeddings:
+        del state[LM_HEAD]
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file(state, partial)
+    partial.replace(folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
+    tokenizer.save(str(folder / TOKENIZER))
+
+
+def save_facts(
+    folder: Path, embodiment_file: Path, statistics: Mapping[str, Any], card: Mapping[str, Any]
+) -> None:
+    """Write the rest of a checkpoint: `embodiment.yaml`, statistics by key, `card.json`."""
+    shutil.copyfile(embodiment_file, folder / EMBODIMENT)
+    (folder / STATISTICS).write_text(json.dumps(statistics, indent=2) + "\n")
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def load_tokenizer(folder: Path, config: Nora15Config) -> Tokenizer:
+    """Read `tokenizer.json`; its markers must have the ids that the network was trained with."""
+    require(folder, TOKENIZER)
+    path = folder / TOKENIZER
+    tokenizer = Tokenizer.from_file(str(path))
+    last = config.num_action_tokens - 1
+    expected = {
+        "<|image_pad|>": config.token_ids.image,
+        "<|vision_start|>": config.token_ids.vision_start,
+        "<|vision_end|>": config.token_ids.vision_end,
+        "<robot_action_0>": config.action_token_min,
+        f"<robot_action_{last}>": config.action_token_min + last,
+    }
+    for token, index in expected.items():
+        if tokenizer.token_to_id(token) != index:
+            raise ValueError(
+                f"{path}: {token}: expected id {index}, got {tokenizer.token_to_id(token)}"
+            )
+    return tokenizer
+
+
+def require(folder: Path, *names: str) -> None:
+    """Raise `FileNotFoundError` naming the files of `names` that `folder` lacks."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"checkpoint {folder}: no such folder")
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        available = sorted(path.name for path in folder.iterdir())
+        raise FileNotFoundError(
+            f"checkpoint {folder}: expected {', '.join(missing)}, available: {available}"
+        )
+
+
+def load_config(folder: Path) -> Nora15Config:
+    """Our `config.json`, or what the published layout says in its own way."""
+    path = folder / CONFIG
+    if not path.is_file():
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            return published.config({}, _shapes(file))
+    try:
+        data = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if "expert" in data or data.get("model_type") != "qwen2_5_vl":
+        return Nora15Config.load(path)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            return published.config(data, _shapes(file))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read(
+    path: Path, model: Nora15, device: torch.device, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    is_tied = model.config.text_config.tie_word_embeddings
+    with safe_open(path, framework="pt") as file:
+        names = published.names(file.keys())
+        shapes = {name: tuple(file.get_slice(names[name]).get_shape()) for name in names}
+        if is_tied and LM_HEAD not in names:
+            del expected[LM_HEAD]
+        if problem := _difference(expected, shapes):
+            raise ValueError(f"{path}: {problem}")
+        if is_tied and LM_HEAD in names:
+            _check_tied(
+                path, file.get_tensor(names[LM_HEAD]), file.get_tensor(names[published.EMBEDDING])
+            )
+            del names[LM_HEAD]
+        return {new: file.get_tensor(old).to(device, dtype) for new, old in names.items()}
+
+
+def _difference(
+    expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]
+) -> str:
+    """One line that names what does not fit; empty when everything does."""
+    wrong = [
+        f"{name} (expected {shape}, got {got[name]})"
+        for name, shape in expected.items()
+        if name in got and got[name] != shape
+    ]
+    problems = {
+        "missing": sorted(expected.keys() - got.keys()),
+        "unexpected": sorted(got.keys() - expected.keys()),
+        "wrong shape": wrong,
+    }
+    return "; ".join(
+        f"{len(names)} {kind}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        for kind, names in problems.items()
+        if names
+    )
+
+
+def _check_tied(path: Path, lm_head: torch.Tensor, embedding: torch.Tensor) -> None:
+    if not torch.equal(lm_head, embedding):
+        raise ValueError(
+            f"{path}: {LM_HEAD}: expected the values of {published.EMBEDDING} (tied), got others"
+        )
+
+
+def _shapes(file: Any) -> dict[str, tuple[int, ...]]:
+    names = published.names(file.keys())
+    return {new: tuple(file.get_slice(old).get_shape()) for new, old in names.items()}

@@ -1,0 +1,148 @@
+"""NORA-1.5: Qwen2.5-VL and a flow-matching action expert (arXiv 2511.14659, section 3).
+
+Flow time tau runs from 1 (noise) to 0 (actions): x_tau = tau * noise + (1 - tau) * actions, and
+the network predicts v = noise - actions.
+
+Legend: B batch, L prompt tokens, T chunk step, A action dim, D expert dim, E backbone dim,
+P image patches, C patch values, N flow steps or images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nora_policy.models import backbone
+from nora_policy.models.config import Nora15Config
+from nora_policy.models.expert import ActionExpert, Prefix, PrefixBuffer
+from nora_policy.preprocess import ModelInputs
+
+PERIOD_MIN, PERIOD_MAX = 4e-3, 4.0
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Scalars: `total` = `cross_entropy` + alpha * `flow`."""
+
+    cross_entropy: torch.Tensor
+    flow: torch.Tensor
+    total: torch.Tensor
+
+
+class Nora15(nn.Module):
+    """The whole network; parameters are named as in the published checkpoints."""
+
+    def __init__(self, config: Nora15Config) -> None:
+        super().__init__()
+        self.config = config
+        dim, text = config.expert.hidden_size, config.text_config
+        self.vlm = backbone.build(config)
+        self.action_expert = ActionExpert(config.expert, text.head_dim, text.rms_norm_eps)
+        self.action_in_proj = nn.Linear(config.action_dim, dim)
+        self.action_time_mlp_in = nn.Linear(2 * dim, dim)
+        self.action_time_mlp_out = nn.Linear(dim, dim)
+        self.action_out_proj = nn.Linear(dim, config.action_dim)
+
+    @property
+    def device(self) -> torch.device:
+        return self.action_out_proj.weight.device
+
+    def encode(self, inputs: ModelInputs) -> tuple[Prefix, torch.Tensor]:
+        """Run the backbone once: what the expert reads, and the last hidden states (B, L, E)."""
+        return backbone.encode(self.vlm, inputs, self.config)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Token logits (..., vocabulary) of hidden states (..., E)."""
+        out: torch.Tensor = self.vlm.lm_head(hidden)
+        return out
+
+    def velocity(
+        self, x_BTA: torch.Tensor, tau_B: torch.Tensor, prefix: Prefix | PrefixBuffer
+    ) -> torch.Tensor:
+        """v_BTA (float32) at flow time tau_B; a single tau holds for the whole batch."""
+        return self._velocity(x_BTA, self._time_bias(tau_B), prefix)
+
+    @torch.no_grad()
+    def sample(
+        self, prefix: Prefix, noise_BTA: torch.Tensor, num_steps: int | None = None
+    ) -> torch.Tensor:
+        """Normalised actions (B, T, A), float32, by Euler steps from tau = 1 to 0.
+
+        `noise_BTA` may hold several samples per prefix (neighbours in the batch), so B is a
+        multiple of the prefix's batch. The clock counts integers: exactly `num_steps` steps.
+        """
+        num_steps = self.config.flow_steps if num_steps is None else num_steps
+        samples, rest = divmod(noise_BTA.shape[0], prefix.batch_size)
+        if rest or not samples:
+            raise ValueError(
+                f"noise: expected a multiple of {prefix.batch_size} samples, "
+                f"got {noise_BTA.shape[0]}"
+            )
+        buffer = PrefixBuffer(prefix, samples, noise_BTA.shape[1])
+        tau_N = torch.arange(num_steps, 0, -1, device=self.device) / num_steps
+        bias_ND = self._time_bias(tau_N)
+        x_BTA = noise_BTA.float()
+        for step in range(num_steps):
+            x_BTA = x_BTA - self._velocity(x_BTA, bias_ND[step : step + 1], buffer) / num_steps
+        return x_BTA
+
+    def losses(
+        self,
+        inputs: ModelInputs,
+        labels_BL: torch.Tensor,
+        expert_mask_BL: torch.Tensor,
+        actions_BTA: torch.Tensor,
+        noise_BTA: torch.Tensor,
+        tau_B: torch.Tensor,
+    ) -> Losses:
+        """Training losses (section 3.2): next token of `labels_BL` and the flow of `actions_BTA`.
+
+        Args:
+            inputs: prompt and FAST tokens, padded on the left.
+            labels_BL: token ids, `IGNORED` where nothing is learned.
+            expert_mask_BL: 1 where the expert may look: neither padding nor FAST tokens.
+            actions_BTA: normalised actions.
+            noise_BTA: drawn from N(0, 1).
+            tau_B: flow time in (0, 1].
+        """
+        prefix, hidden_BLE = self.encode(inputs)
+        labels = labels_BL[:, 1:].to(self.device)
+        is_learned = labels != IGNORED
+        logits = self.logits(hidden_BLE[:, :-1][is_learned]).float()
+        cross_entropy = F.cross_entropy(logits, labels[is_learned])
+        visible = Prefix(prefix.keys, prefix.values, expert_mask_BL.bool().to(self.device))
+        tau_B11 = tau_B[:, None, None]
+        x_BTA = tau_B11 * noise_BTA + (1 - tau_B11) * actions_BTA
+        flow = F.mse_loss(self.velocity(x_BTA, tau_B, visible), noise_BTA - actions_BTA)
+        return Losses(cross_entropy, flow, cross_entropy + self.config.alpha * flow)
+
+    def _velocity(
+        self, x_BTA: torch.Tensor, bias_BD: torch.Tensor, prefix: Prefix | PrefixBuffer
+    ) -> torch.Tensor:
+        dim = bias_BD.shape[-1]
+        embedded = self.action_in_proj(x_BTA.to(bias_BD.dtype))
+        mixed = F.linear(embedded, self.action_time_mlp_in.weight[:, :dim]) + bias_BD[:, None]
+        suffix_BTD = self.action_time_mlp_out(F.silu(mixed))
+        v_BTA: torch.Tensor = self.action_out_proj(self.action_expert(suffix_BTD, prefix))
+        return v_BTA.float()
+
+    def _time_bias(self, tau_B: torch.Tensor) -> torch.Tensor:
+        """The share of flow time in the first layer of the time MLP (B, D): constant per step."""
+        layer = self.action_time_mlp_in
+        dim = layer.out_features
+        embedding_BD = time_embedding(tau_B, dim).to(layer.weight.dtype)
+        return F.linear(embedding_BD, layer.weight[:, dim:], layer.bias)
+
+
+def time_embedding(tau_B: torch.Tensor, dim: int) -> torch.Tensor:
+    """[sin | cos] of tau over periods from 4e-3 to 4, geometric; float32 (B, dim)."""
+    share = torch.linspace(0.0, 1.0, dim // 2, device=tau_B.device)
+    period = PERIOD_MIN * (PERIOD_MAX / PERIOD_MIN) ** share
+    # Phases reach 1570 rad, where the order of float32 products shows in the velocities (1e-5).
+    phase_BD = (1.0 / period * 2 * math.pi) * tau_B.float()[:, None]
+    return torch.cat([phase_BD.sin(), phase_BD.cos()], dim=-1)
