@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import ruckig  # type: ignore[import-not-found]
+import ruckig
 
 from nora_policy.types import Float64
 
