@@ -223,12 +223,14 @@ class SafetyGate:
     def _plan(self) -> list[_Command] | Refusal:
         """The next command towards the goal and all of those from there to standstill."""
         target_6 = np.append(self._command.pose.position_m, np.zeros(3)) + self._error_6()
+        path = []
         command = self._next(self._command, target_6)
-        path = [command] if isinstance(command, _Command) else []
-        while isinstance(command, _Command) and command.velocity_6.any():
+        while isinstance(command, _Command):
+            path.append(command)
+            if not command.velocity_6.any():
+                return path
             command = self._next(command, None)
-            path += [command] if isinstance(command, _Command) else []
-        return command if isinstance(command, Refusal) else path
+        return command
 
     def _next(self, command: _Command, target_6: Float64 | None) -> _Command | Refusal:
         """One period towards the target (position, rotation vector), or of braking without one."""
