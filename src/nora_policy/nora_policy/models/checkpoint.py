@@ -7,17 +7,20 @@ the style of Qwen2.5-VL; without one the dimensions of the release are expected.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from nora_policy import schema
 from nora_policy.models import backbone, published
 from nora_policy.models.config import Nora15Config
 from nora_policy.models.nora15 import Nora15
@@ -57,7 +60,7 @@ def save(folder: Path, model: Nora15, tokenizer: Tokenizer) -> None:
     partial = folder / f"{WEIGHTS}.partial"
     save_file(state, partial)
     partial.replace(folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
     tokenizer.save(str(folder / TOKENIZER))
 
 
@@ -103,20 +106,14 @@ def require(folder: Path, *names: str) -> None:
 
 
 def load_config(folder: Path) -> Nora15Config:
-    """Our `config.json`, or what the published layout says in its own way."""
+    """What our `config.json` says, or the published layout in its own way."""
     path = folder / CONFIG
-    if not path.is_file():
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            return published.config({}, _shapes(file))
     try:
-        data = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if "expert" in data or data.get("model_type") != "qwen2_5_vl":
-        return Nora15Config.load(path)
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            return published.config(data, _shapes(file))
+        data = json.loads(path.read_text()) if path.is_file() else None
+        if data is not None and "expert" in data:
+            return schema.build(Nora15Config, data)
+        with _open(folder / WEIGHTS) as file:
+            return published.config(data or {}, _shapes(file, published.names(file.keys())))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -126,19 +123,31 @@ def _read(
 ) -> dict[str, torch.Tensor]:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     is_tied = model.config.text_config.tie_word_embeddings
-    with safe_open(path, framework="pt") as file:
+    with _open(path) as file:
         names = published.names(file.keys())
-        shapes = {name: tuple(file.get_slice(names[name]).get_shape()) for name in names}
         if is_tied and LM_HEAD not in names:
             del expected[LM_HEAD]
-        if problem := _difference(expected, shapes):
+        if problem := _difference(expected, _shapes(file, names)):
             raise ValueError(f"{path}: {problem}")
         if is_tied and LM_HEAD in names:
-            _check_tied(
-                path, file.get_tensor(names[LM_HEAD]), file.get_tensor(names[published.EMBEDDING])
-            )
+            head, embedding = (file.get_tensor(names[n]) for n in (LM_HEAD, published.EMBEDDING))
+            if not torch.equal(head, embedding):
+                raise ValueError(f"{path}: {LM_HEAD}: expected the values of the embedding (tied)")
             del names[LM_HEAD]
         return {new: file.get_tensor(old).to(device, dtype) for new, old in names.items()}
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _shapes(file: Any, names: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    return {new: tuple(file.get_slice(old).get_shape()) for new, old in names.items()}
 
 
 def _difference(
@@ -160,15 +169,3 @@ def _difference(
         for kind, names in problems.items()
         if names
     )
-
-
-def _check_tied(path: Path, lm_head: torch.Tensor, embedding: torch.Tensor) -> None:
-    if not torch.equal(lm_head, embedding):
-        raise ValueError(
-            f"{path}: {LM_HEAD}: expected the values of {published.EMBEDDING} (tied), got others"
-        )
-
-
-def _shapes(file: Any) -> dict[str, tuple[int, ...]]:
-    names = published.names(file.keys())
-    return {new: tuple(file.get_slice(old).get_shape()) for new, old in names.items()}

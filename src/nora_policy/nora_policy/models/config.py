@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from nora_policy import schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +118,6 @@ class Nora15Config:
                 f"image_size: expected a multiple of "
                 f"{vision.patch_size * vision.spatial_merge_size}, got {self.image_size}"
             )
-
-    @classmethod
-    def load(cls, path: Path) -> Nora15Config:
-        """Read a `config.json` of our own; `ValueError` names the file and the key."""
-        try:
-            return schema.build(cls, json.loads(path.read_text()))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 NORA15_3B = Nora15Config(
