@@ -4,7 +4,7 @@ if [ -n "${ROS_DISTRO:-}" ] && [ "$ROS_DISTRO" != jazzy ]; then
 fi
 . "$_nora_root/install/setup.${ZSH_VERSION:+z}${BASH_VERSION:+ba}sh"
 case ":$PATH:" in
-    *":$_nora_root/install/bin:"*) ;;
+    *":$_nora_root/.venv/bin:"*) ;;
     *) export PATH="$_nora_root/install/bin:$_nora_root/.venv/bin:$PATH" ;;
 esac
 export VIRTUAL_ENV="$_nora_root/.venv"
