@@ -111,7 +111,7 @@ class Rig:
             what=f"status {expected}, last {self.status}",
         )
 
-    def wait_until_still(self, num=50):
+    def wait_until_still(self, num=25):
         """Until the target has not changed for `num` periods; when it last did, s."""
         self.ros.wait_for(
             lambda: len(self.targets) > num and not np.diff(self.positions[-num:], axis=0).any(),
