@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nora_bringup.graph import Options, embodiment_file, node_specs
 from nora_bringup.standalone import start_graph
-from nora_bringup.trial import Trial, trial_client
+from nora_bringup.trial import Trial, TrialClient, trial_client
 from nora_policy.embodiment import Embodiment
 
 INSTRUCTION = "put the red cube on the plate"
@@ -50,13 +50,18 @@ def measure(settings: Settings, folder: Path) -> Trial:
 
         with trial_client(Embodiment.load(path), check) as client:
             client.wait_until_ready()
-            for seconds in (settings.warm_up_seconds, settings.seconds):
-                client.prepare(INSTRUCTION, seed=0)
-                with tqdm(total=seconds, desc="measuring", leave=False) as bar:
-                    trial = client.run(
-                        INSTRUCTION, 0, seconds, lambda t, bar=bar: bar.update(t - bar.n)
-                    )
-    return trial
+            _run(client, settings.warm_up_seconds)
+            return _run(client, settings.seconds)
+
+
+def _run(client: TrialClient, seconds: float) -> Trial:
+    client.prepare(INSTRUCTION, seed=0)
+    with tqdm(total=seconds, desc="measuring", leave=False, disable=None) as bar:
+
+        def on_progress(elapsed_s: float) -> None:
+            bar.update(elapsed_s - bar.n)
+
+        return client.run(INSTRUCTION, 0, seconds, on_progress)
 
 
 def table(trial: Trial) -> str:

@@ -7,13 +7,14 @@ order rclpy needs.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
@@ -131,7 +132,7 @@ class ManagedNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
 
-def run(make_node: Callable[[], Node]) -> None:
+def run(make_node: Callable[[], Node]) -> NoReturn:
     """Create a node, spin it until SIGINT, SIGTERM or `fail`, and exit with its exit code.
 
     rclpy's own signal handlers shut the context down under a running callback; ours end the loop
@@ -162,12 +163,15 @@ def run(make_node: Callable[[], Node]) -> None:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-    sys.exit(exit_code)
+    # Everything of ours has ended; taking torch apart module by module costs more than a second.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    while not (stop.is_set() or getattr(node, "exit_code", 0)):
+    while not (stop.is_set() or (isinstance(node, ManagedNode) and node.exit_code)):
         executor.spin_once(timeout_sec=STOP_LATENCY_S)
