@@ -92,8 +92,10 @@ class Policy:
     def sample(self, observation: Observation, k: int) -> tuple[ActionChunk, ...]:
         """`k` chunks drawn independently; image and prompt are encoded once."""
         config = self._model.config
-        shape = (k, config.horizon, config.action_dim)
-        return self._sample(observation, torch.randn(shape, generator=self._random))
+        shape = (1, config.horizon, config.action_dim)
+        # Drawn one by one: in one go the values would depend on k.
+        noise = [torch.randn(shape, generator=self._random) for _ in range(k)]
+        return self._sample(observation, torch.cat(noise))
 
     def warm_up(self) -> None:
         """Answer a black image twice; draws no noise, so that seeded runs stay the same."""

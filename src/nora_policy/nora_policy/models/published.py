@@ -58,6 +58,13 @@ def config(data: Mapping[str, Any], shapes: Shapes) -> Nora15Config:
     text = dataclasses.replace(text, vocab_size=_shape(shapes, EMBEDDING)[0])
     hidden, action_dim = _shape(shapes, "action_in_proj.weight")
     layer = "action_expert.layers.0"
+    query = f"{layer}.self_attn.q_proj.weight"
+    num_heads, rest = divmod(_shape(shapes, query)[0], text.head_dim)
+    if rest or not num_heads:
+        raise ValueError(
+            f"{query}: expected a multiple of head_dim {text.head_dim} rows, "
+            f"got {_shape(shapes, query)[0]}"
+        )
     return dataclasses.replace(
         NORA15_3B,
         text_config=text,
@@ -66,8 +73,7 @@ def config(data: Mapping[str, Any], shapes: Shapes) -> Nora15Config:
         expert=ExpertConfig(
             hidden_size=hidden,
             intermediate_size=_shape(shapes, f"{layer}.mlp.gate_proj.weight")[0],
-            num_attention_heads=_shape(shapes, f"{layer}.self_attn.q_proj.weight")[0]
-            // text.head_dim,
+            num_attention_heads=num_heads,
             num_key_value_heads=text.num_key_value_heads,
             num_hidden_layers=text.num_hidden_layers,
         ),
