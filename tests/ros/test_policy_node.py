@@ -9,6 +9,8 @@ import pytest
 import yaml
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from nora_msgs.action import ExecuteInstruction
 from nora_msgs.msg import ActionChunk, TaskOutcome
 from rclpy.action import ActionClient
@@ -181,6 +183,26 @@ def test_a_camera_that_never_comes_ends_the_goal_with_the_reason(client):
     answer = result.result().result
     assert answer.error_code == ERROR.NO_IMAGE
     assert "camera primary: no image yet on camera/image_raw" in answer.error_msg
+
+
+def test_it_can_be_taken_down_and_brought_up_again(client):
+    for transition in (
+        Transition.TRANSITION_DEACTIVATE,
+        Transition.TRANSITION_CLEANUP,
+        Transition.TRANSITION_CONFIGURE,
+        Transition.TRANSITION_ACTIVATE,
+    ):
+        request = ChangeState.Request()
+        request.transition.id = transition
+        assert client.ros.call("policy/change_state", ChangeState, request).success
+        if transition == Transition.TRANSITION_DEACTIVATE:
+            _, result, _ = client.send_goal("go", 5.0)
+            client.ros.wait_for(result.done)
+            assert result.result().result.error_code == ERROR.NOT_ACTIVE
+    client.ros.wait_for(client.images.get_subscription_count)
+    client.ros.wait_for(client.instructions.get_subscription_count)
+    client.instructions.publish(String(data="go"))
+    client.stream_until(lambda: client.chunks)
 
 
 @pytest.mark.parametrize(("instruction", "timeout"), [("", 5.0), ("go", 0.0)])

@@ -14,6 +14,7 @@ from nora_msgs.msg import TaskOutcome
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -30,6 +31,7 @@ from nora_policy.types import ActionChunk, Observation
 LATEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 GOAL_CHECK_S = 0.1
+DIAGNOSTICS_PERIOD_S = 1.0
 
 
 class PolicyNode(ManagedNode):
@@ -37,6 +39,7 @@ class PolicyNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
+        self.embodiment = load_embodiment(self)
         self.checkpoint = parameter(self, "checkpoint", "", "Checkpoint folder (required).")
         self.device = parameter(self, "device", "auto", "auto, cpu or cuda.")
         self.seed = parameter(self, "seed", -1, "Seed of the sampling noise; negative: random.")
@@ -46,7 +49,6 @@ class PolicyNode(ManagedNode):
         self.goal: Goal | None = None
         self.goal_handle: ServerGoalHandle | None = None
         self.goal_done = Future()
-        self.no_image_reason = "no instruction"
         self.bad_images = 0
         self.stats = InferenceStats()
 
@@ -54,7 +56,6 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         torch.set_num_threads(self.cpu_threads)
-        self.embodiment = load_embodiment(self)
         if not self.checkpoint:
             raise ValueError("parameter checkpoint: expected a checkpoint folder, got none")
         seed = None if self.seed < 0 else self.seed
@@ -63,10 +64,11 @@ class PolicyNode(ManagedNode):
         self.buffer = ObservationBuffer(self.embodiment.cameras)
         self.chunk_publisher = self.create_publisher(ActionChunkMsg, "policy/action_chunk", 1)
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        for camera in self.embodiment.cameras:
-            self._subscribe_camera(camera)
-        self.create_subscription(String, "instruction", self._on_instruction, LATCHED)
-        self.create_subscription(TaskOutcome, "task_outcome", self._on_outcome, 1)
+        self.inputs = [
+            *(self._subscribe_camera(camera) for camera in self.embodiment.cameras),
+            self.create_subscription(String, "instruction", self._on_instruction, LATCHED),
+            self.create_subscription(TaskOutcome, "task_outcome", self._on_outcome, 1),
+        ]
         self.action_server = ActionServer(
             self,
             ExecuteInstruction,
@@ -75,8 +77,10 @@ class PolicyNode(ManagedNode):
             goal_callback=lambda _: GoalResponse.ACCEPT,
             cancel_callback=lambda _: CancelResponse.ACCEPT,
         )
-        self.create_timer(GOAL_CHECK_S, self._check_goal)
-        self.create_timer(1.0, self._publish_diagnostics)
+        self.periodic = (
+            self.create_timer(GOAL_CHECK_S, self._check_goal),
+            self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics),
+        )
 
     def activate(self) -> None:
         self.worker = InferenceWorker(
@@ -92,18 +96,20 @@ class PolicyNode(ManagedNode):
 
     def cleanup(self) -> None:
         self.action_server.destroy()
-        for timer in list(self.timers):
+        for timer in self.periodic:
             self.destroy_timer(timer)
-        for subscription in list(self.subscriptions):
+        for subscription in self.inputs:
             self.destroy_subscription(subscription)
+        for publisher in (self.chunk_publisher, self.diagnostics):
+            self.destroy_publisher(publisher)
 
     # data chain
 
-    def _subscribe_camera(self, camera: Camera) -> None:
+    def _subscribe_camera(self, camera: Camera) -> Subscription:
         def on_image(msg: Image) -> None:
             self._on_image(camera, msg)
 
-        self.create_subscription(Image, camera.topic, on_image, LATEST_IMAGE)
+        return self.create_subscription(Image, camera.topic, on_image, LATEST_IMAGE)
 
     def _on_image(self, camera: Camera, msg: Image) -> None:
         try:
@@ -117,9 +123,7 @@ class PolicyNode(ManagedNode):
         now_ns = self._now_ns()
         observation = self.buffer.snapshot(now_ns, self.instruction)
         if not isinstance(observation, Observation):
-            self.no_image_reason = observation
-            return
-        self.no_image_reason = ""
+            return  # diagnostics and goals say why
         if self.goal is not None:
             self.goal.on_image(now_ns)
         if not self.worker.submit(observation):
@@ -181,10 +185,12 @@ class PolicyNode(ManagedNode):
     def _check_goal(self) -> None:
         if self.goal is None or self.goal_handle is None:
             return
+        now_ns = self._now_ns()
+        missing = self.buffer.snapshot(now_ns, self.goal.instruction)
         if self.goal_handle.is_cancel_requested:
             ending = Ending(GoalError.CANCELLED, "cancelled by the client", self.goal.outcome)
             self._end_goal(ending)
-        elif found := self.goal.ending(self._now_ns(), self.no_image_reason):
+        elif found := self.goal.ending(now_ns, missing if isinstance(missing, str) else ""):
             self._end_goal(found)
         else:
             self.goal_handle.publish_feedback(
