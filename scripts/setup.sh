@@ -218,6 +218,7 @@ finish() {
     ((status != 0)) || return
     if [[ -n $interrupted ]]; then
         say "  ✗ ${current:-set-up} interrupted: run it again, it goes on from here"
+        exit 130
     elif [[ -n ${reason:-} ]]; then
         say "  ✗ ${current:+$current: }$reason"
     else
