@@ -1,5 +1,6 @@
 """Checkpoint folders: ours and the published layout load strictly, every misfit is named."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -69,6 +70,20 @@ def test_what_was_saved_is_loaded(saved):
 def test_the_output_stays_tied_to_the_embedding(saved):
     vlm = load(saved[0]).vlm
     assert vlm.lm_head.weight is vlm.model.language_model.embed_tokens.weight
+
+
+def test_an_output_of_its_own_is_kept(tmp_path):
+    tokenizer = tiny.make_tokenizer()
+    config = tiny.make_config(tokenizer)
+    text = dataclasses.replace(config.text_config, tie_word_embeddings=False)
+    model = Nora15(dataclasses.replace(config, text_config=text))
+    checkpoint.save(tmp_path, model, tokenizer)
+    loaded = load(tmp_path)
+    assert torch.equal(loaded.vlm.lm_head.weight, model.vlm.lm_head.weight)
+    assert not torch.equal(
+        loaded.vlm.lm_head.weight, loaded.vlm.model.language_model.embed_tokens.weight
+    )
+    assert [p.name for p in tmp_path.glob("*.partial")] == []
 
 
 def test_nothing_is_left_on_the_meta_device(saved):

@@ -110,9 +110,9 @@ def encode(vlm: Any, inputs: ModelInputs, config: Nora15Config) -> tuple[Prefix,
 
 def _causal(mask_BL: torch.Tensor) -> torch.Tensor:
     """(B, 1, L, L): true where a token may look; padding looks at itself, softmax needs input."""
-    length = mask_BL.shape[1]
-    causal_LL = torch.ones(length, length, dtype=torch.bool).tril()
-    diagonal_LL = torch.eye(length, dtype=torch.bool)
+    length, device = mask_BL.shape[1], mask_BL.device
+    causal_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    diagonal_LL = torch.eye(length, dtype=torch.bool, device=device)
     return causal_LL & mask_BL[:, None, None] | diagonal_LL
 
 

@@ -59,6 +59,7 @@ def save(folder: Path, model: Nora15, tokenizer: Tokenizer) -> None:
         del state[LM_HEAD]
     partial = folder / f"{WEIGHTS}.partial"
     save_file(state, partial)
+    partial.chmod(0o644)  # safetensors writes for its owner only; robots run as another user
     partial.replace(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
     tokenizer.save(str(folder / TOKENIZER))

@@ -106,7 +106,7 @@ class Nora15(nn.Module):
             inputs: prompt and FAST tokens, padded on the left.
             labels_BL: token ids, `IGNORED` where nothing is learned.
             expert_mask_BL: 1 where the expert may look: neither padding nor FAST tokens.
-            actions_BTA: normalised actions.
+            actions_BTA: normalised actions; these three on the model's device.
             noise_BTA: drawn from N(0, 1).
             tau_B: flow time in (0, 1].
         """
