@@ -1,0 +1,67 @@
+"""NORA-1.5 on a CUDA GPU: the numbers of the CPU, and no waiting inside the flow."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nora_policy.embodiment import Embodiment
+from nora_policy.models import checkpoint, tiny
+from nora_policy.policy import Policy
+from nora_policy.preprocess import ModelInputs
+from nora_policy.types import Observation
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/golden/nora15_tiny"
+EMBODIMENT = ROOT / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
+
+
+def golden() -> tuple[ModelInputs, dict[str, torch.Tensor]]:
+    with np.load(GOLDEN / "golden.npz") as arrays:
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    ids = tensors["input_ids"]
+    pixels, grid = tensors["pixel_values"], tensors["image_grid_thw"]
+    return ModelInputs(ids, torch.ones_like(ids), pixels, grid), tensors
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+@torch.no_grad()
+def test_actions_agree_with_the_original(dtype, tolerance):
+    model = checkpoint.load(GOLDEN, torch.device("cuda"), dtype)
+    inputs, expected = golden()
+    prefix, _ = model.encode(inputs)
+    actions = model.sample(prefix, expected["noise"].cuda(), 10).cpu()
+    error = (actions - expected["out:actions_10_steps"]).abs().max()
+    assert error / expected["out:actions_10_steps"].abs().max() < tolerance
+
+
+@torch.no_grad()
+def test_flow_steps_never_wait_for_the_gpu():
+    model = checkpoint.load(GOLDEN, torch.device("cuda"), torch.float32)
+    inputs, expected = golden()
+    prefix, _ = model.encode(inputs)
+    noise = expected["noise"].cuda()
+    model.sample(prefix, noise)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.sample(prefix, noise)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_policy_answers_in_bfloat16(tmp_path):
+    tiny.write(tmp_path, EMBODIMENT)
+    embodiment = Embodiment.load(EMBODIMENT)
+    rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    observation = Observation((rgb,), "pick up the red cube", 0)
+    chunks = {}
+    for device in ("cpu", "cuda"):
+        policy = Policy.load(tmp_path, embodiment, device, seed=0)
+        policy.warm_up()
+        assert policy.device.type == device
+        chunks[device] = policy.infer(observation).actions_TA
+    span = np.array([*(2 * tiny.STEP), 1.0])
+    assert np.abs((chunks["cpu"] - chunks["cuda"]) / span).max() < 0.1
