@@ -141,7 +141,8 @@ def machine(device: torch.device, threads: int) -> str:
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"CPU {names[0] if names else platform.machine()}, {threads} threads"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"CPU {names[0] if names else platform.machine()} ({capability}), {threads} threads"
 
 
 def memory_gb(device: torch.device) -> float:

@@ -178,6 +178,13 @@ def test_a_broken_file_is_named(folder, name, message):
         load(folder)
 
 
+def test_a_broken_tokenizer_is_named(folder):
+    path = folder / checkpoint.TOKENIZER
+    path.write_text(path.read_text()[:1000])
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not valid JSON"):
+        checkpoint.load_tokenizer(folder, checkpoint.load_config(folder))
+
+
 def test_missing_weights_are_named_with_what_is_there(folder):
     (folder / checkpoint.WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match=r"expected model\.safetensors, available: \['c"):

@@ -55,13 +55,18 @@ def inference_errors(model: Nora15, golden: dict[str, torch.Tensor]) -> dict[str
     return {name: relative_error(x, golden[f"out:{name}"]) for name, x in got.items()}
 
 
-def training_errors(model: Nora15, golden: dict[str, torch.Tensor]) -> dict[str, float]:
+def training_inputs(golden: dict[str, torch.Tensor]) -> tuple[ModelInputs, list[torch.Tensor]]:
     names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
     others = ("labels", "expert_mask", "actions", "noise", "tau")
-    losses = model.losses(
+    return (
         ModelInputs(*(golden[f"train_{name}"] for name in names)),
-        *(golden[f"train_{name}"] for name in others),
+        [golden[f"train_{name}"] for name in others],
     )
+
+
+def training_errors(model: Nora15, golden: dict[str, torch.Tensor]) -> dict[str, float]:
+    inputs, targets = training_inputs(golden)
+    losses = model.losses(inputs, *targets)
     losses.total.backward()
     got = {
         "train_loss": losses.total,
@@ -81,6 +86,15 @@ def errors(model: Nora15, golden: dict[str, torch.Tensor]) -> dict[str, float]:
 def test_everything_agrees_with_the_original(model, golden):
     found = errors(model, golden)
     assert {f"out:{name}" for name in found} == {k for k in golden if k.startswith("out:")}
+    assert {name: error for name, error in found.items() if error > TOLERANCE} == {}
+
+
+def test_padding_changes_no_loss(model, golden):
+    golden = dict(golden)
+    for name, value in (("input_ids", 3), ("attention_mask", 0), ("labels", -100)):
+        golden[f"train_{name}"] = F.pad(golden[f"train_{name}"], (4, 0), value=value)
+    golden["train_expert_mask"] = F.pad(golden["train_expert_mask"], (4, 0), value=0)
+    found = training_errors(model, golden)
     assert {name: error for name, error in found.items() if error > TOLERANCE} == {}
 
 

@@ -78,7 +78,12 @@ def load_tokenizer(folder: Path, config: Nora15Config) -> Tokenizer:
     """Read `tokenizer.json`; its markers must have the ids that the network was trained with."""
     require(folder, TOKENIZER)
     path = folder / TOKENIZER
-    tokenizer = Tokenizer.from_file(str(path))
+    text = path.read_text()
+    try:
+        json.loads(text)  # tokenizers itself raises a bare Exception
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    tokenizer = Tokenizer.from_str(text)
     last = config.num_action_tokens - 1
     expected = {
         "<|image_pad|>": config.token_ids.image,
