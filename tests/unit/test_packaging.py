@@ -146,7 +146,7 @@ def test_includes_of_the_build_machine_are_replaced_once(tmp_path):
     keep = "${_IMPORT_PREFIX}/include/std_msgs"
     export.write_text(
         f'INCLUDES "{keep};/opt/python/cp312-cp312/include/python3.12;'
-        '/tmp/build-env/lib/python3.12/site-packages/numpy/_core/include"\n'
+        '/build/env/lib/python3.12/site-packages/numpy/_core/include"\n'
     )
     assert repair_venv.repair_includes(tmp_path, "/here/include/python3.11", "/here/numpy") == 1
     assert export.read_text() == f'INCLUDES "{keep};/here/include/python3.11;/here/numpy"\n'
