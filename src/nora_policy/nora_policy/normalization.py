@@ -84,9 +84,9 @@ def normalize(actions: ArrayLike, statistics: Statistics) -> Float64:
 def denormalize(actions: ArrayLike, statistics: Statistics) -> Float64:
     """[-1, 1] to physical (..., A) where masked; the inverse of `normalize` within the quantiles.
 
-    Masked values are clipped to [-1, 1] first: never further than what was seen in training.
+    Masked values are clipped to the quantiles: never further than what was seen in training.
     """
     x = np.asarray(actions, dtype=np.float64)
-    share = 0.5 * (np.clip(x, -1.0, 1.0) + 1.0)
-    scaled = (1.0 - share) * statistics.q01_A + share * statistics.q99_A
-    return np.where(statistics.mask_A, scaled, x)
+    q01, q99 = statistics.q01_A, statistics.q99_A
+    scaled = q01 + 0.5 * (x + 1.0) * (q99 - q01)
+    return np.where(statistics.mask_A, np.clip(scaled, q01, q99), x)
