@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import rclpy
 import tyro
-from chain_latency import processor
+from machine import processor
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image

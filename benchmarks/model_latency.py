@@ -7,7 +7,6 @@ split into preprocessing, prefix (vision and language model, once) and flow step
 from __future__ import annotations
 
 import dataclasses
-import platform
 import resource
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
+from machine import processor
 from tqdm import tqdm
 
 from nora_policy.embodiment import Camera
@@ -74,7 +74,8 @@ def build(config: Nora15Config, device: torch.device, dtype: torch.dtype) -> Nor
         model = Nora15(config).to(dtype)
     model = model.to_empty(device=device)
     backbone.restore_unsaved(model.vlm)
-    for name, parameter in tqdm(list(model.named_parameters()), desc="weights", leave=False):
+    parameters = list(model.named_parameters())
+    for name, parameter in tqdm(parameters, desc="weights", leave=False, disable=None):
         if "norm" in name or "ln_q" in name:
             torch.nn.init.ones_(parameter)
         else:
@@ -88,7 +89,8 @@ def measure(model: Nora15, preprocessor: Preprocessor, samples: int, settings: S
     observation = Observation((rgb,), INSTRUCTION, 0)
     noise_KTA = torch.randn(samples, config.horizon, config.action_dim, device=model.device)
     times = []
-    for _ in tqdm(range(settings.warm_up + settings.repeats), f"K = {samples}", leave=False):
+    rounds = range(settings.warm_up + settings.repeats)
+    for _ in tqdm(rounds, desc=f"K = {samples}", leave=False, disable=None):
         stamps = [now(model.device)]
         inputs = preprocessor(observation)
         stamps.append(now(model.device))
@@ -139,10 +141,8 @@ def count(model: Nora15) -> tuple[int, int]:
 def machine(device: torch.device, threads: int) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"CPU {names[0] if names else platform.machine()} ({capability}), {threads} threads"
+    return f"CPU {processor()} ({capability}), {threads} threads"
 
 
 def memory_gb(device: torch.device) -> float:

@@ -6,12 +6,12 @@ python benchmarks/simulator_speed.py [num_steps]
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from machine import processor
 
 from nora_bringup.sim.kinematics import MinkKinematics
 from nora_bringup.sim.rendering import select_backend
@@ -66,7 +66,7 @@ def main() -> None:
     total = load.sum(axis=1)
     slow, fast = np.percentile(1 / total, [5, 50])
     height, width = IMAGE_HW
-    print(f"machine    {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    print(f"machine    {os.cpu_count()} x {processor()}")
     print(
         f"backend    {select_backend()}, {height}x{width}, no shadows, {len(load)} steps of 5 Hz"
     )

@@ -76,7 +76,7 @@ def run_demo(demo: Demo) -> int:
 def _make_untrained_checkpoint(folder: Path, embodiment: Path) -> Path:
     """In a process of its own: this one never imports torch."""
     if not (folder / "config.json").is_file():
-        print(f"no checkpoint given: making a tiny NORA-1.5 with random weights in {folder}/")
+        print(f"no checkpoint given: making a tiny one in {folder}/", flush=True)
         module = [sys.executable, "-m", "nora_policy.models.tiny"]
         arguments = ["--out", str(folder), "--embodiment", str(embodiment)]
         subprocess.run([*module, *arguments], check=True)

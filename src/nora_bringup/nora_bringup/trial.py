@@ -46,8 +46,9 @@ OUTCOMES = {
 class Trial:
     """What happened in a trial; times in s on the node clock, positions in m in the base frame.
 
-    `chunk_age_s` is from camera stamp to receipt of the chunk, `observation_age_s` from camera
-    stamp to the start of a step, `commanded` and `measured` are time, x, y, z of the tool.
+    `image_age_s` and `chunk_age_s` are from camera stamp to receipt of image and chunk here,
+    `observation_age_s` from camera stamp to the start of a step; `commanded` and `measured` are
+    time, x, y, z of the tool.
     """
 
     instruction: str
@@ -58,6 +59,7 @@ class Trial:
     distractor_grasps: int = 0
     duration_s: float = 0.0
     inference_s: list[float] = field(default_factory=list)
+    image_age_s: list[float] = field(default_factory=list)
     chunk_age_s: list[float] = field(default_factory=list)
     observation_age_s: list[float] = field(default_factory=list)
     commanded: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -92,7 +94,9 @@ class TrialClient:
 
         def on_image(msg: Image) -> None:
             if (trial := self._trial) is not None:
-                trial.frames.append(convert.frame_from_msg(msg, camera.encoding))
+                frame = convert.frame_from_msg(msg, camera.encoding)
+                trial.frames.append(frame)
+                trial.image_age_s.append((self._now_ns() - frame.stamp_ns) * 1e-9)
 
         node.create_subscription(Image, camera.topic, on_image, best_effort)
         node.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 10)
@@ -128,9 +132,7 @@ class TrialClient:
             RuntimeError: a node refused, or did not answer in time.
         """
         self._set_mode(SetMode.Request.HOLD)
-        home = self._request("bridge/home", Trigger.Request())
-        if not home.success:
-            raise RuntimeError(f"bridge/home: {home.message}")
+        self._wait(self._try_home, CALL_TIMEOUT_S, "the bridge to accept bridge/home")
         self._wait(self._is_homing, CALL_TIMEOUT_S, "the home motion to begin", optional=True)
         self._wait(lambda: not self._is_homing(), 30.0, "the arm to reach its home pose")
         request = ResetSimulation.Request(seed=seed, instruction=instruction)
@@ -166,6 +168,13 @@ class TrialClient:
         trial.error_code, trial.error_msg = answer.error_code, answer.error_msg
         trial.outcome = answer.outcome or trial.outcome
         return trial
+
+    def _try_home(self) -> bool:
+        """A busy machine may starve the joint states for a moment; the bridge then refuses."""
+        answer = self._request("bridge/home", Trigger.Request())
+        if not answer.success:
+            self._node.get_logger().info(answer.message, throttle_duration_sec=1.0)
+        return bool(answer.success)
 
     def _set_mode(self, mode: int) -> None:
         answer = self._request("bridge/set_mode", SetMode.Request(mode=mode))
