@@ -88,13 +88,14 @@ def _path(points: Sequence[tuple[float, float, float, float]]) -> NDArray[np.flo
 def table(trials: Sequence[Trial]) -> str:
     """One line per trial: outcome, chunk rate, inference time and observation age in ms."""
     lines = [
-        "| instruction | seed | outcome | distractor grasps | refusals | chunks/s "
+        "| instruction | seed | outcome | distractor grasps | clamped / refused | chunks/s "
         "| inference p50/p95 | observation age p50/p95 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {trial.instruction} | {trial.seed} | {trial.outcome_name} "
-        f"| {trial.distractor_grasps} | {trial.refusals} | {trial.chunk_rate_hz:.1f} "
+        f"| {trial.distractor_grasps} | {trial.clamped} / {trial.refused} "
+        f"| {trial.chunk_rate_hz:.1f} "
         f"| {_p50_p95(trial.inference_s)} | {_p50_p95(trial.observation_age_s)} |"
         for trial in trials
     ]

@@ -65,7 +65,8 @@ class Trial:
     commanded: list[tuple[float, float, float, float]] = field(default_factory=list)
     measured: list[tuple[float, float, float, float]] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
-    refusals: int = 0
+    clamped: int = 0
+    refused: int = 0
 
     @property
     def outcome_name(self) -> str:
@@ -145,7 +146,7 @@ class TrialClient:
     ) -> Trial:
         """Follow the instruction for at most `timeout_s`; `on_progress` gets the seconds gone."""
         trial = Trial(instruction, seed)
-        refused_before = self._refused()
+        before = self._status
         start_ns = self._now_ns()
         self._trial = trial
         try:
@@ -163,7 +164,8 @@ class TrialClient:
             self._trial = None
             self._set_mode(SetMode.Request.HOLD)
         trial.duration_s = (self._now_ns() - start_ns) * 1e-9
-        trial.refusals = self._refused() - refused_before
+        trial.clamped = self._status.steps_clamped - before.steps_clamped
+        trial.refused = _refused(self._status) - _refused(before)
         answer = result.result().result
         trial.error_code, trial.error_msg = answer.error_code, answer.error_msg
         trial.outcome = answer.outcome or trial.outcome
@@ -205,9 +207,6 @@ class TrialClient:
 
     def _is_homing(self) -> bool:
         return bool(self._status.mode == CommandStatus.MODE_HOMING)
-
-    def _refused(self) -> int:
-        return int(self._status.chunks_refused + self._status.steps_refused)
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
@@ -256,6 +255,10 @@ def trial_client(embodiment: Embodiment, check: Callable[[], None]) -> Iterator[
         thread.join()
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _refused(status: CommandStatus) -> int:
+    return int(status.chunks_refused + status.steps_refused)
 
 
 def _stamped_position(msg: PoseStamped) -> tuple[float, float, float, float]:
