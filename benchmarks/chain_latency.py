@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import rclpy
@@ -47,7 +48,7 @@ class Settings:
 
     seconds: float = 30.0
     warm_up_seconds: float = 5.0
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     out: Path | None = None
 
 

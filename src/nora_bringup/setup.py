@@ -19,8 +19,8 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "bridge = nora_bringup.bridge.node:main",
-            "sim = nora_bringup.sim_node:main",
+            "bridge = nora_bringup.entry:bridge",
+            "sim = nora_bringup.entry:sim",
             "nora = nora_bringup.cli:main",
         ]
     },

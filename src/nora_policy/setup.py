@@ -12,5 +12,5 @@ setup(
     ],
     package_data={"nora_policy": ["py.typed"]},
     license="Apache-2.0",
-    entry_points={"console_scripts": ["policy = nora_policy.nodes.policy:main"]},
+    entry_points={"console_scripts": ["policy = nora_policy.nodes.entry:policy"]},
 )

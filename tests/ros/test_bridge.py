@@ -90,8 +90,11 @@ class Rig:
 
     def policy(self):
         self.ros.wait_for(lambda: self.targets, what="the bridge to command")
-        answer = self.ros.call("bridge/set_mode", SetMode, SetMode.Request(mode=1))
-        assert (answer.error_code, answer.error_msg) == (0, "")
+        request = SetMode.Request(mode=1)
+        self.ros.wait_for(
+            lambda: self.ros.call("bridge/set_mode", SetMode, request).error_code == 0,
+            what="mode POLICY, which needs some joint states first",
+        )
 
     def publish(self, *actions, **fields):
         msg = ActionChunk(
@@ -194,6 +197,22 @@ def test_joint_states_that_stop_hold_the_arm(ros, spawn, embodiment_file):
     rig.wait_until_moving()
 
 
+def test_a_joint_state_that_is_no_number_is_refused_and_ends_nothing(ros, spawn, embodiment_file):
+    rig = Rig(ros, spawn, embodiment_file(), has_arm=False)
+    joints = JointState(name=[*rig.embodiment["arm"]["joint_names"], "left_finger"])
+    joints.position = array("d", [float("nan")] * 7)
+    states = ros.publisher("joint_states", JointState)
+
+    def refused():
+        joints.header.stamp = ros.node.get_clock().now().to_msg()
+        states.publish(joints)
+        return rig.status.last_refusal == Reason.NON_FINITE
+
+    ros.wait_for(refused)
+    rig.wait_for_status(hold_reason=int(Reason.STATE_MISSING))
+    assert rig.process.process.poll() is None
+
+
 def test_estop_stops_within_one_period_and_survives_until_reset(ros, spawn, embodiment_file):
     rig = Rig(ros, spawn, embodiment_file(safety={"first_motion_steps": 0}))
     rig.policy()
@@ -236,6 +255,10 @@ BAD_CHUNKS = {
         Reason.MISMATCH,
     ),
     "other period": ({"step_period": 0.5}, Reason.MISMATCH),
+    "other frame": (
+        {"header": convert.header(1_000_000_000, "camera")},
+        Reason.MISMATCH,
+    ),
     "old image": ({"header": convert.header(1_000_000_000, "base_link")}, Reason.OUT_OF_ORDER),
     "image to come": (
         {"header": convert.header(2_100_000_000_000_000_000, "base_link")},

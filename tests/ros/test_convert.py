@@ -62,8 +62,8 @@ def test_corrupt_images_are_refused(field, value, message):
 
 def test_chunk_round_trip():
     actions = np.random.default_rng(1).normal(size=(5, 7))
-    chunk = ActionChunk(actions, 0.2, 1_700_000_000_123_456_789, "go", NAMES)
-    msg = convert.chunk_to_msg(chunk, "base_link", 0.01)
+    chunk = ActionChunk(actions, 0.2, 1_700_000_000_123_456_789, "go", NAMES, "base_link")
+    msg = convert.chunk_to_msg(chunk, 0.01)
     back = convert.chunk_from_msg(msg)
     np.testing.assert_array_equal(back.actions_TA, actions)
     assert (back.step_period_s, back.stamp_ns, back.instruction, back.action_names) == (
@@ -77,8 +77,8 @@ def test_chunk_round_trip():
 
 @pytest.mark.parametrize(("steps", "values"), [(5, 34), (0, 0), (4, 35)])
 def test_chunks_of_wrong_length_are_refused(steps, values):
-    chunk = ActionChunk(np.zeros((5, 7)), 0.2, 1, "go", NAMES)
-    msg = convert.chunk_to_msg(chunk, "base_link", 0.0)
+    chunk = ActionChunk(np.zeros((5, 7)), 0.2, 1, "go", NAMES, "base_link")
+    msg = convert.chunk_to_msg(chunk, 0.0)
     msg.num_steps, msg.actions = steps, array("d", [0.0] * values)
     with pytest.raises(ValueError, match=rf"actions: expected .* got {values}"):
         convert.chunk_from_msg(msg)

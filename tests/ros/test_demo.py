@@ -111,6 +111,10 @@ def test_no_orphan_when_the_runner_itself_is_killed():
     ("arguments", "message"),
     [
         (("up", "--embodiment", "nobody"), r"error: .*nobody.yaml: no such embodiment file"),
+        (("up", "--device", "gpu"), r"gpu"),
+        (("demo", "--checkpoint", "nowhere"), r"error: checkpoint: expected a folder"),
+        (("demo", "--trial-seconds", "-1"), r"error: trial-seconds: expected more than 0"),
+        (("demo", "--seed", "-1"), r"error: seed: expected 0 or more"),
         (
             ("up", "--embodiment", "galaxea_a1"),
             r"galaxea_a1.yaml: arm: expected a kinematic model",

@@ -1,5 +1,6 @@
 """The policy node as a process: images and instructions in, chunks out or a reason."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 from action_msgs.msg import GoalStatus
+from ament_index_python.packages import get_package_prefix
+from conftest import wait_for
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -155,6 +158,24 @@ def test_goal_succeeds_when_the_task_is_judged_done(client):
     assert result.result().status == GoalStatus.STATUS_SUCCEEDED
     assert result.result().result.error_code == ERROR.NONE
     assert result.result().result.outcome == TaskOutcome.SUCCESS
+
+
+def test_an_outcome_that_is_none_is_ignored(client):
+    outcomes = client.ros.publisher("task_outcome", TaskOutcome)
+    _, result, _ = client.send_goal("go", 2.0)
+    outcomes.publish(TaskOutcome(instruction="go", outcome=9))
+    client.child.wait_for_output("9 is not a valid Outcome")
+    client.stream_until(result.done)
+    assert result.result().result.error_code == ERROR.TIMEOUT
+
+
+def test_sigint_while_it_imports_is_quiet(spawn, checkpoint):
+    child = spawn(str(Path(get_package_prefix("nora_policy"), "lib/nora_policy/policy")))
+    client_maps = Path(f"/proc/{child.process.pid}/maps")
+    wait_for(lambda: "libtorch" in client_maps.read_text(), what="torch to be imported")
+    child.signal(signal.SIGINT)
+    assert child.wait() == 0
+    assert child.output == ""
 
 
 def test_goals_end_by_timeout_cancel_and_preemption(client):

@@ -49,7 +49,10 @@ def gantry_embodiment(**sections) -> Embodiment:
 
 
 def chunk(actions_TA, stamp_ns, **fields) -> ActionChunk:
-    values = {"step_period_s": 0.2, "instruction": "go", "action_names": NAMES, **fields}
+    values = {"step_period_s": 0.2, "instruction": "go", "action_names": NAMES} | {
+        "frame": BASE.action.frame,
+        **fields,
+    }
     return ActionChunk(np.array(actions_TA, np.float64), stamp_ns=stamp_ns, **values)
 
 

@@ -17,7 +17,7 @@ from gantry import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nora_bringup.bridge.controller import ArmController
+from nora_bringup.bridge.controller import CONFIRMATIONS, ArmController
 from nora_bringup.bridge.status import Mode, ModeError
 from nora_bringup.sim.kinematics import MinkKinematics
 from nora_policy.safety import Reason
@@ -42,7 +42,7 @@ class Rig:
         self.is_reporting = True
         self.targets, self.executed = [], []
         self.stops = []  # indices of the targets right after an e-stop
-        self.tick()
+        self.tick(CONFIRMATIONS)
 
     def tick(self, num=1):
         for _ in range(num):
@@ -259,8 +259,9 @@ def test_stale_joint_state_holds_and_only_a_new_chunk_moves_again():
 def test_an_arm_that_is_not_where_it_was_told_is_held_where_it_is():
     rig = moving_rig()
     measured = rig.joints_rad - np.array([0, 0.4, 0, 0, 0, 0])
-    rig.joints_rad = measured
-    rig.tick()
+    for _ in range(CONFIRMATIONS):
+        rig.joints_rad = measured
+        rig.tick()
     assert np.array_equal(rig.joints_rad, measured)
     assert rig.status.hold.reason is Reason.TRACKING
     assert "shoulder" in rig.status.hold.detail
@@ -346,6 +347,45 @@ def test_bad_measurements_are_refused_and_then_the_state_is_stale(joints_rad, gr
         rig.tick()
     assert rig.status.hold.reason is Reason.STATE_STALE
     assert rig.controller.refusals[reason][0] == 20
+
+
+@pytest.mark.parametrize("waist_rad", [2.9, 50.0])
+def test_a_glitch_of_the_joint_state_moves_nothing(waist_rad):
+    rig = Rig()
+    before = rig.targets[-1].joints_rad
+    glitch = before + np.array([waist_rad, 0, 0, 0, 0, 0])
+    for _ in range(CONFIRMATIONS - 1):
+        rig.now_ns += PERIOD_NS
+        rig.controller.on_state(ArmState(glitch, 1.0, rig.now_ns))
+        target = rig.controller.tick(rig.now_ns)
+        assert np.array_equal(target.joints_rad, before)
+    assert rig.is_still()
+    assert rig.status.hold.reason is Reason.MODE_HOLD
+    assert (Reason.JOINT_LIMIT in rig.controller.refusals) == (waist_rad > 10)
+
+
+def test_one_measurement_is_not_enough_to_command_anything():
+    controller = ArmController(EMBODIMENT, Gantry(), PERIOD_S)
+    state = ArmState(np.array(EMBODIMENT.arm.home_rad), 1.0, T0)
+    controller.on_state(state)
+    assert controller.tick(T0) is None
+    assert controller.status.hold.reason is Reason.STATE_MISSING
+
+
+def test_an_older_measurement_does_not_replace_a_newer_one():
+    rig = Rig()
+    newest = rig.controller.state
+    rig.controller.on_state(replace(newest, gripper=0.5, stamp_ns=newest.stamp_ns - PERIOD_NS))
+    assert rig.controller.state is newest
+
+
+def test_an_estop_keeps_the_grip():
+    rig = moving_rig()
+    rig.chunk(step(gripper=0.0))
+    rig.tick(10)
+    rig.controller.estop()
+    rig.tick(5)
+    assert rig.targets[-1].gripper == 0.0
 
 
 # what cannot start

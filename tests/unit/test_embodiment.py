@@ -92,6 +92,23 @@ def test_missing_file_names_what_is_there():
         Embodiment.load(FOLDER / "nobody.yaml")
 
 
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    text = (FOLDER / "sim_widowx.yaml").read_text()
+    path.write_text(
+        text + "workspace: {min_m: [-9, -9, -9], max_m: [9, 9, 9], on_violation: clamp}"
+    )
+    with pytest.raises(ValueError, match=r"twice.yaml: workspace: expected once, got it 2 times"):
+        Embodiment.load(path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"name: caf\xe9")
+    with pytest.raises(ValueError, match=r"latin.yaml: .*utf-8"):
+        Embodiment.load(path)
+
+
 def test_broken_yaml_is_one_error(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("name: [")

@@ -96,7 +96,7 @@ def test_bringup_never_imports_torch_or_training(path):
     found = imports(path)
     assert not roots(found) & (TORCH | {"nora_training"})
     allowed = NUMPY_MODULES | {"nora_policy.nodes"}
-    allowed |= {"nora_policy.nodes.convert", "nora_policy.nodes.runtime"}
+    allowed |= {f"nora_policy.nodes.{name}" for name in ("convert", "runtime", "signals")}
     inside = {module for module in found if module.startswith("nora_policy")}
     assert all(any(f"{module}.".startswith(f"{m}.") for m in allowed) for module in inside)
     assert not {module for module in inside if module.startswith("nora_policy.nodes.policy")}
@@ -109,9 +109,12 @@ def test_training_never_imports_ros_or_nodes(path):
     assert not {module for module in found if module.startswith("nora_policy.nodes")}
 
 
-@pytest.mark.parametrize("path", [POLICY / "nodes" / f for f in ("convert.py", "runtime.py")])
+@pytest.mark.parametrize(
+    "path", [POLICY / "nodes" / f for f in ("convert.py", "runtime.py", "signals.py")]
+)
 def test_what_bringup_takes_from_the_nodes_is_free_of_torch(path):
     found = imports(path)
     assert not roots(found) & TORCH
     inside = {module for module in found if module.startswith("nora_policy.")}
-    assert all(any(f"{module}.".startswith(f"{m}.") for m in NUMPY_MODULES) for module in inside)
+    allowed = NUMPY_MODULES | {"nora_policy.nodes.signals"}
+    assert all(any(f"{module}.".startswith(f"{m}.") for m in allowed) for module in inside)

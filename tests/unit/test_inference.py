@@ -17,7 +17,7 @@ def observation(stamp_ns: int) -> Observation:
 
 
 def chunk_of(seen: Observation) -> ActionChunk:
-    return ActionChunk(np.zeros((1, 7)), 0.2, seen.stamp_ns, seen.instruction, ("x",) * 7)
+    return ActionChunk(np.zeros((1, 7)), 0.2, seen.stamp_ns, seen.instruction, ("x",) * 7, "base")
 
 
 class Record:

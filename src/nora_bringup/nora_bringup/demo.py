@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nora_msgs.action import ExecuteInstruction
 from tqdm import tqdm
@@ -37,11 +38,21 @@ class Demo:
     """
 
     checkpoint: Path | None = None
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     instructions: tuple[str, ...] = INSTRUCTIONS
     trial_seconds: float = 12.0
     seed: int = 0
     out: Path = Path("out/demo")
+
+    def __post_init__(self) -> None:
+        if not self.instructions:
+            raise ValueError("instructions: expected at least one, got none")
+        if not self.trial_seconds > 0:
+            raise ValueError(f"trial-seconds: expected more than 0, got {self.trial_seconds}")
+        if self.seed < 0:
+            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+        if self.checkpoint is not None and not self.checkpoint.is_dir():
+            raise ValueError(f"checkpoint: expected a folder, got {self.checkpoint}")
 
 
 def run_demo(demo: Demo) -> int:
@@ -58,7 +69,7 @@ def run_demo(demo: Demo) -> int:
 
         def check() -> None:
             if ended := graph.ended():
-                raise RuntimeError(f"{ended}; see {logs}/{ended.split()[0]}.log")
+                raise RuntimeError(f"{ended}: {_last_line(logs / f'{ended.split()[0]}.log')}")
 
         with trial_client(embodiment, check) as client:
             client.wait_until_ready()
@@ -73,13 +84,18 @@ def run_demo(demo: Demo) -> int:
     return 0 if all(trial.error_code in GOAL_ENDINGS for trial in trials) else 1
 
 
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else f"nothing in {log}"
+
+
 def _make_untrained_checkpoint(folder: Path, embodiment: Path) -> Path:
     """In a process of its own: this one never imports torch."""
-    if not (folder / "config.json").is_file():
+    if not (folder / "card.json").is_file():  # the file written last
         print(f"no checkpoint given: making a tiny one in {folder}/", flush=True)
         module = [sys.executable, "-m", "nora_policy.models.tiny"]
         arguments = ["--out", str(folder), "--embodiment", str(embodiment)]
-        subprocess.run([*module, *arguments], check=True)
+        subprocess.run([*module, *arguments], check=True, start_new_session=True)
     return folder
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ament_index_python.packages import get_package_share_directory
 
@@ -38,8 +39,8 @@ class Options:
 
     embodiment: str = "sim_widowx"
     checkpoint: str = ""
-    device: str = "auto"
-    sim: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    sim: Literal["auto", "true", "false"] = "auto"
     seed: int = -1
 
 
@@ -97,7 +98,7 @@ def node_specs(options: Options) -> tuple[NodeSpec, ...]:
 
 def _has_simulator(choice: str, embodiment: Embodiment) -> bool:
     is_simulated = embodiment.driver is not None and embodiment.driver.kind == "sim"
-    if choice not in ("auto", "true", "false"):
+    if choice not in ("auto", "true", "false"):  # a launch argument is any text
         raise ValueError(f"sim: expected auto, true or false, got {choice!r}")
     if choice == "true" and not is_simulated:
         raise ValueError(

@@ -72,7 +72,7 @@ def write_plot(path: Path, trials: Sequence[Trial]) -> None:
         row[3].plot(measured[:, 2], measured[:, 1], label="measured", lw=1)
         row[3].set(xlabel="y [m]", ylabel="x [m]", title="from above", aspect="equal")
         row[3].invert_xaxis()
-        row[3].legend(fontsize="small")
+        row[2].legend(fontsize="small")
         row[0].set_title(f"{trial.instruction} ({trial.outcome_name})", loc="left")
     figure.savefig(path, dpi=110)
     plt.close(figure)

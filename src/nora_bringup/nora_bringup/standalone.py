@@ -95,7 +95,7 @@ def start_graph(specs: tuple[NodeSpec, ...], log_dir: Path | None = None) -> Ite
 
 
 def run_until_ended(specs: tuple[NodeSpec, ...]) -> int:
-    """Run the nodes until Ctrl-C (0) or until one ends by itself (1)."""
+    """Run the nodes until one ends by itself, which is exit code 1, or until Ctrl-C."""
     with start_graph(specs) as graph:
         while (ended := graph.ended()) is None:
             time.sleep(0.1)

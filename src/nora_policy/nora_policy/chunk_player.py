@@ -127,6 +127,9 @@ class ChunkPlayer:
         if chunk.action_names != expected:
             detail = f"action names {list(chunk.action_names)}, expected {list(expected)}"
             return Refusal(Reason.MISMATCH, detail)
+        if chunk.frame != self._action.frame:
+            detail = f"frame {chunk.frame!r}, expected {self._action.frame!r}"
+            return Refusal(Reason.MISMATCH, detail)
         if len(shape) != 2 or shape[0] < 1 or shape[1] != len(expected):
             detail = f"actions of shape {shape}, expected (at least 1, {len(expected)})"
             return Refusal(Reason.WRONG_SHAPE, detail)

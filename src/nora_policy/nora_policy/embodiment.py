@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from nora_policy import schema
 
 
@@ -187,11 +185,7 @@ class Embodiment:
             available = sorted(p.stem for p in path.parent.glob("*.yaml"))
             raise FileNotFoundError(f"{path}: no such embodiment file, available: {available}")
         try:
-            data = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not valid YAML: {error}") from error
-        try:
-            return schema.build(cls, data)
+            return schema.build(cls, schema.load_yaml(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

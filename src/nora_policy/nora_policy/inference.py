@@ -98,6 +98,10 @@ class InferenceWorker:
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def submit(self, observation: Observation) -> bool:
         """Hand over the newest observation; false when it replaced one nobody looked at."""
         with self._wake:
@@ -138,7 +142,8 @@ class InferenceWorker:
         try:
             chunk = self._infer(observation)
         except (ValueError, RuntimeError) as error:
-            self._on_failure(error)
+            if not self._is_stopping:
+                self._on_failure(error)
             return
         if not self._is_stopping:
             self._on_chunk(chunk, time.perf_counter() - start)

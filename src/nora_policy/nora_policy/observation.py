@@ -13,17 +13,17 @@ class ObservationBuffer:
         self._cameras = cameras
         self._frames: dict[str, Frame] = {}
 
-    def put(self, camera: str, frame: Frame) -> bool:
-        """Keep `frame` if it is newer than the one held; say whether it was."""
-        held = self._frames.get(camera)
-        if held is not None and frame.stamp_ns <= held.stamp_ns:
-            return False
-        self._frames[camera] = frame
-        return True
+    def put(self, camera: str, frame: Frame, now_ns: int) -> bool:
+        """Keep `frame` if it is newer than the one held; say whether it was.
 
-    def clear(self) -> None:
-        """Forget every frame (a clock that jumped back, a new episode)."""
-        self._frames.clear()
+        One that is held but ahead of the clock (which was set back, or its stamp was wrong) gives
+        way to any other.
+        """
+        held = self._frames.get(camera)
+        is_newer = held is None or frame.stamp_ns > held.stamp_ns or held.stamp_ns > now_ns
+        if is_newer:
+            self._frames[camera] = frame
+        return is_newer
 
     def snapshot(self, now_ns: int, instruction: str) -> Observation | str:
         """The newest frames as one observation, or the reason why there is none.

@@ -119,6 +119,7 @@ class Policy:
                 stamp_ns=observation.stamp_ns,
                 instruction=observation.instruction,
                 action_names=action.names,
+                frame=action.frame,
             )
             for normalised_TA in normalised_KTA
         )

@@ -8,7 +8,28 @@ import types
 import typing
 from typing import Any, Literal, TypeVar
 
+import yaml
+
 T = TypeVar("T")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"{key}: expected once, got it {keys.count(key)} times")
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> object:
+    """Plain YAML. Raises `ValueError` for anything else, and for a repeated key."""
+    try:
+        return yaml.load(text, _StrictLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {error}") from error
 
 
 def build(cls: type[T], data: object, where: str = "") -> T:

@@ -47,7 +47,8 @@ class ActionChunk:
 
     `actions_TA`: (T, A) float64; for A = 7: x y z [m] and roll pitch yaw [rad, extrinsic x-y-z]
     about the base axes, added to the previous commanded target, then the absolute gripper
-    opening (0 closed ... 1 open). `stamp_ns` is the stamp of the image it was inferred from.
+    opening (0 closed ... 1 open). `stamp_ns` is the stamp of the image it was inferred from,
+    `frame` the name of the base frame.
     """
 
     actions_TA: Float64
@@ -55,6 +56,7 @@ class ActionChunk:
     stamp_ns: int
     instruction: str
     action_names: tuple[str, ...]
+    frame: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ MOVING = Refusal(Reason.NONE, "")
 MODE_HOLD = Refusal(Reason.MODE_HOLD, "mode is HOLD")
 ENDING_MOTION = Refusal(Reason.MODE_HOLD, "stopping the home motion first")
 AFTER_INTERRUPTION = Refusal(Reason.NO_CHUNK, "no chunk since the joint state came back")
+CONFIRMATIONS = 3
+LIMIT_TOLERANCE_RAD = 0.1  # of calibration
 ESTOPPED = Refusal(Reason.ESTOP, "e-stop is latched; bridge/reset_estop releases it")
 
 
@@ -52,6 +54,8 @@ class ArmController:
         self._joint_velocity: Float64 | None = None  # not None while joints, not poses, move
         self._player = ChunkPlayer(embodiment.action, self._gate.stop_time_s)
         self._state: ArmState | None = None
+        self._candidate: ArmState | None = None
+        self._confirmations = 0
         # As far back as the oldest state that still counts as fresh.
         num_sent = math.ceil(self._safety.max_state_age_s / control_period_s) + 2
         self._sent: deque[SafeTarget] = deque(maxlen=num_sent)
@@ -68,15 +72,59 @@ class ArmController:
 
     # inputs
 
+    @property
+    def state(self) -> ArmState | None:
+        """The last measurement that was believed."""
+        return self._state
+
     def on_state(self, state: ArmState) -> None:
-        """Take a measurement; one of wrong shape or not finite is refused."""
+        """Take a measurement.
+
+        One of wrong shape, not finite or outside the joint limits is refused, an older one is
+        ignored. The first, and one that jumped, is believed when `CONFIRMATIONS` in a row agree.
+        """
+        if refusal := self._measurement_problem(state):
+            self.refuse(refusal)
+        elif self._state is None or self._is_later(state, self._state):
+            self._believe(state)
+
+    def _measurement_problem(self, state: ArmState) -> Refusal | None:
         if state.joints_rad.shape != self._home_rad.shape:
             detail = f"joints of shape {state.joints_rad.shape}, expected {self._home_rad.shape}"
-            self.refuse(Refusal(Reason.WRONG_SHAPE, detail))
-        elif not (np.isfinite(state.joints_rad).all() and np.isfinite(state.gripper)):
-            self.refuse(Refusal(Reason.NON_FINITE, f"joint state {state.joints_rad.tolist()}"))
-        else:
-            self._state = state
+            return Refusal(Reason.WRONG_SHAPE, detail)
+        if not (np.isfinite(state.joints_rad).all() and np.isfinite(state.gripper)):
+            return Refusal(Reason.NON_FINITE, f"joint state {state.joints_rad.tolist()}")
+        limited_rad = self._within_limits(state.joints_rad)
+        if np.any(np.abs(state.joints_rad - limited_rad) > LIMIT_TOLERANCE_RAD):
+            detail = f"measured joints {state.joints_rad.tolist()} rad are outside their limits"
+            return Refusal(Reason.JOINT_LIMIT, detail)
+        return None
+
+    def _is_later(self, state: ArmState, than: ArmState) -> bool:
+        """Later, or so much earlier that the clock was set back."""
+        age_s = (than.stamp_ns - state.stamp_ns) * 1e-9
+        return age_s < 0 or age_s > self._safety.max_state_age_s
+
+    def _believe(self, state: ArmState) -> None:
+        if not self._is_near(state, self._state):
+            agrees = self._is_near(state, self._candidate)
+            self._confirmations = self._confirmations + 1 if agrees else 1
+            self._candidate = state
+            if self._confirmations < CONFIRMATIONS:
+                return
+        self._state, self._candidate = state, None
+
+    def _is_near(self, state: ArmState, other: ArmState | None) -> bool:
+        if other is None:
+            return False
+        jump_rad = np.max(np.abs(state.joints_rad - other.joints_rad))
+        return bool(jump_rad <= self._safety.max_tracking_error_rad)
+
+    def _within_limits(self, joints_rad: Float64) -> Float64:
+        limited: Float64 = np.clip(
+            joints_rad, self._kinematics.lower_rad, self._kinematics.upper_rad
+        )
+        return limited
 
     def on_chunk(self, chunk: ActionChunk, now_ns: int) -> Refusal | None:
         """Take a chunk from the policy, to be played in mode POLICY, or say why not."""
@@ -122,7 +170,10 @@ class ArmController:
         return None
 
     def estop(self) -> None:
-        """Stop within one period and stay; mode HOLD."""
+        """Stop within one period and stay; mode HOLD.
+
+        The gripper keeps its last command: letting go would drop what it holds.
+        """
         self.is_estopped = True
         self._joint_velocity = None
         self._enter(Mode.HOLD, MODE_HOLD)
@@ -167,7 +218,7 @@ class ArmController:
             if stop or self._state is None:
                 self._hold = stop or MODE_HOLD
                 return None
-            self._gate.anchor(self._state.joints_rad, self._state.gripper)
+            self._gate.anchor(self._within_limits(self._state.joints_rad), self._state.gripper)
         if self.is_estopped:
             self._hold = ESTOPPED
             return self._gate.freeze(now_ns)
@@ -303,7 +354,7 @@ class ArmController:
     def _hold_at_measured(self, why: Refusal) -> None:
         assert self._state is not None
         self._joint_velocity = None
-        self._gate.anchor(self._state.joints_rad, self._gate.gripper)
+        self._gate.anchor(self._within_limits(self._state.joints_rad), self._gate.gripper)
         self._sent.clear()
         self.refuse(why)
 

@@ -60,7 +60,6 @@ class BridgeNode(ManagedNode):
 
     def activate(self) -> None:
         self.controller = self._new_controller()
-        self.state: ArmState | None = None
         self.published: Status | None = None
         self.published_ns = 0
         self.monitor = LoopMonitor(CONTROL_PERIOD_S)
@@ -103,7 +102,6 @@ class BridgeNode(ManagedNode):
 
     def _on_state(self, state: ArmState) -> None:
         if self.is_active:
-            self.state = state
             self.controller.on_state(state)
 
     def _on_problem(self, problem: str) -> None:
@@ -165,9 +163,9 @@ class BridgeNode(ManagedNode):
 
     def _publish_poses(self, target: SafeTarget) -> None:
         self.target_pose.publish(convert.pose_to_msg(target.pose, target.stamp_ns, self.frame))
-        if self.state is not None:
-            pose = self.kinematics.forward(self.state.joints_rad)
-            self.ee_pose.publish(convert.pose_to_msg(pose, self.state.stamp_ns, self.frame))
+        if (state := self.controller.state) is not None:
+            pose = self.kinematics.forward(state.joints_rad)
+            self.ee_pose.publish(convert.pose_to_msg(pose, state.stamp_ns, self.frame))
 
     def _publish_status(self, now_ns: int) -> None:
         status = self.controller.status

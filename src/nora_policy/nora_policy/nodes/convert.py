@@ -64,9 +64,9 @@ def image_to_msg(rgb_HW3: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Im
     )
 
 
-def chunk_to_msg(chunk: ActionChunk, frame_id: str, inference_time_s: float) -> ActionChunkMsg:
+def chunk_to_msg(chunk: ActionChunk, inference_time_s: float) -> ActionChunkMsg:
     return ActionChunkMsg(
-        header=header(chunk.stamp_ns, frame_id),
+        header=header(chunk.stamp_ns, chunk.frame),
         instruction=chunk.instruction,
         action_names=list(chunk.action_names),
         step_period=chunk.step_period_s,
@@ -91,6 +91,7 @@ def chunk_from_msg(msg: ActionChunkMsg) -> ActionChunk:
         to_ns(msg.header.stamp),
         msg.instruction,
         tuple(msg.action_names),
+        msg.header.frame_id,
     )
 
 

@@ -13,7 +13,7 @@ from nora_msgs.msg import ActionChunk as ActionChunkMsg
 from nora_msgs.msg import TaskOutcome
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rclpy.task import Future
 from sensor_msgs.msg import Image
@@ -29,7 +29,6 @@ from nora_policy.policy import Policy
 from nora_policy.types import ActionChunk, Observation
 
 LATEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 GOAL_CHECK_S = 0.1
 DIAGNOSTICS_PERIOD_S = 1.0
 
@@ -51,6 +50,7 @@ class PolicyNode(ManagedNode):
         self.goal_done = Future()
         self.bad_images = 0
         self.stats = InferenceStats()
+        self.worker: InferenceWorker | None = None
 
     # lifecycle
 
@@ -66,7 +66,9 @@ class PolicyNode(ManagedNode):
         self.diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.inputs = [
             *(self._subscribe_camera(camera) for camera in self.embodiment.cameras),
-            self.create_subscription(String, "instruction", self._on_instruction, LATCHED),
+            # Volatile: matches every publisher, so that a stop always arrives, and an instruction
+            # latched before this node was up moves nothing.
+            self.create_subscription(String, "instruction", self._on_instruction, 1),
             self.create_subscription(TaskOutcome, "task_outcome", self._on_outcome, 1),
         ]
         self.action_server = ActionServer(
@@ -83,6 +85,8 @@ class PolicyNode(ManagedNode):
         )
 
     def activate(self) -> None:
+        if self.worker is not None and self.worker.is_running:
+            raise ValueError("the last inference is still running; try again when it has ended")
         self.worker = InferenceWorker(
             self.policy.infer, self._publish_chunk, self._on_failure, self._on_crash
         )
@@ -91,7 +95,7 @@ class PolicyNode(ManagedNode):
     def deactivate(self) -> None:
         self._end_goal(Ending(GoalError.NOT_ACTIVE, "the policy node was deactivated"))
         self.instruction = ""
-        if not self.worker.stop():
+        if self.worker is not None and not self.worker.stop():
             self.get_logger().warning("the last inference is still running; its chunk is dropped")
 
     def cleanup(self) -> None:
@@ -118,21 +122,21 @@ class PolicyNode(ManagedNode):
             self.bad_images += 1
             self.get_logger().error(f"{camera.topic}: {error}", throttle_duration_sec=2.0)
             return
-        if not self.is_active or not self.buffer.put(camera.name, frame):
-            return
         now_ns = self._now_ns()
+        if not self.is_active or not self.buffer.put(camera.name, frame, now_ns):
+            return
         observation = self.buffer.snapshot(now_ns, self.instruction)
         if not isinstance(observation, Observation):
             return  # diagnostics and goals say why
         if self.goal is not None:
             self.goal.on_image(now_ns)
-        if not self.worker.submit(observation):
+        if self.worker is not None and not self.worker.submit(observation):
             self.stats.dropped += 1
 
     def _publish_chunk(self, chunk: ActionChunk, inference_s: float) -> None:
         if chunk.instruction != self.instruction:
             return  # it was changed or withdrawn while the model was thinking
-        msg = convert.chunk_to_msg(chunk, self.embodiment.action.frame, inference_s)
+        msg = convert.chunk_to_msg(chunk, inference_s)
         now_ns = self._now_ns()
         self.chunk_publisher.publish(msg)
         self.stats.record(inference_s, (now_ns - chunk.stamp_ns) * 1e-9, now_ns)
@@ -152,7 +156,8 @@ class PolicyNode(ManagedNode):
         if instruction != self.instruction:
             self.get_logger().info(f"instruction: {instruction!r}")
         self.instruction = instruction
-        self.worker.clear()
+        if self.worker is not None:
+            self.worker.clear()
 
     def _on_instruction(self, msg: String) -> None:
         if not self.is_active:
@@ -202,9 +207,13 @@ class PolicyNode(ManagedNode):
             )
 
     def _on_outcome(self, msg: TaskOutcome) -> None:
+        try:
+            outcome = Outcome(msg.outcome)
+        except ValueError as error:
+            self.get_logger().error(f"task_outcome: {error}", throttle_duration_sec=2.0)
+            return
         if self.goal is not None:
-            stamp_ns = convert.to_ns(msg.header.stamp)
-            self.goal.on_outcome(msg.instruction, Outcome(msg.outcome), stamp_ns)
+            self.goal.on_outcome(msg.instruction, outcome, convert.to_ns(msg.header.stamp))
 
     # state
 

@@ -18,6 +18,7 @@ from typing import NoReturn, TypeVar
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
@@ -25,9 +26,10 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from nora_policy.embodiment import Embodiment
+from nora_policy.nodes.signals import end_quietly_when_told
 
 T = TypeVar("T", bool, int, float, str)
-BAD_INPUT = (ValueError, OSError)
+BAD_INPUT = (ValueError, OSError, InvalidParameterTypeException, InvalidTopicNameException)
 STOP_LATENCY_S = 0.1
 
 
@@ -136,25 +138,20 @@ def run(make_node: Callable[[], Node]) -> NoReturn:
     """Create a node, spin it until SIGINT, SIGTERM or `fail`, and exit with its exit code.
 
     rclpy's own signal handlers shut the context down under a running callback; ours end the loop
-    between two callbacks, or interrupt a start that still loads.
+    between two callbacks.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_quietly_when_told()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     node: Node | None = None
     exit_code = 0
     try:
-        node = make_node()
-        executor.add_node(node)
-        if isinstance(node, ManagedNode) and node.autostart and not node.start():
+        node = _start(make_node)
+        if node is None or (isinstance(node, ManagedNode) and node.autostart and not node.start()):
             exit_code = 1
         else:
+            executor.add_node(node)
             _spin(executor, node)
-    except BAD_INPUT as error:
-        get_logger("nora").error(str(error))
-        exit_code = 1
-    except KeyboardInterrupt:
-        pass  # told to stop while starting
     finally:
         executor.shutdown()
         if isinstance(node, ManagedNode):
@@ -167,6 +164,14 @@ def run(make_node: Callable[[], Node]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+def _start(make_node: Callable[[], Node]) -> Node | None:
+    try:
+        return make_node()
+    except BAD_INPUT as error:
+        get_logger("nora").error(str(error))
+        return None
 
 
 def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
