@@ -44,19 +44,15 @@ class Demo:
     seed: int = 0
     out: Path = Path("out/demo")
 
-    def __post_init__(self) -> None:
-        if not self.instructions:
-            raise ValueError("instructions: expected at least one, got none")
-        if not self.trial_seconds > 0:
-            raise ValueError(f"trial-seconds: expected more than 0, got {self.trial_seconds}")
-        if self.seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
-        if self.checkpoint is not None and not self.checkpoint.is_dir():
-            raise ValueError(f"checkpoint: expected a folder, got {self.checkpoint}")
-
 
 def run_demo(demo: Demo) -> int:
-    """Run the trials; 0 when every trial ran to its end, whether or not the task was done."""
+    """Run the trials; 0 when every trial ran to its end, whether or not the task was done.
+
+    Raises:
+        ValueError, OSError: an option makes no sense.
+        RuntimeError: a node ended or did not answer.
+    """
+    _require_sensible(demo)
     logs = demo.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     path = embodiment_file("sim_widowx")
@@ -82,6 +78,18 @@ def run_demo(demo: Demo) -> int:
     if demo.checkpoint is None:
         print("The weights are random: the arm moves, but it has learned nothing.")
     return 0 if all(trial.error_code in GOAL_ENDINGS for trial in trials) else 1
+
+
+def _require_sensible(demo: Demo) -> None:
+    # Not in the constructor, whose errors the command-line parser cuts short.
+    if not demo.instructions:
+        raise ValueError("instructions: expected at least one, got none")
+    if not demo.trial_seconds > 0:
+        raise ValueError(f"trial-seconds: expected more than 0, got {demo.trial_seconds}")
+    if demo.seed < 0:
+        raise ValueError(f"seed: expected 0 or more, got {demo.seed}")
+    if demo.checkpoint is not None and not demo.checkpoint.is_dir():
+        raise ValueError(f"checkpoint: expected a folder, got {demo.checkpoint}")
 
 
 def _last_line(log: Path) -> str:

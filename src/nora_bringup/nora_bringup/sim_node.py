@@ -14,8 +14,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import Image, JointState
 
+from nora_bringup.sim.kinematics import GRIPPER_JOINT
 from nora_bringup.sim.pacing import Pacer
-from nora_bringup.sim.simulator import GRIPPER_JOINT, TICK_NS, Simulator
+from nora_bringup.sim.simulator import TICK_NS, Simulator
 from nora_bringup.sim.task import TaskState
 from nora_policy.embodiment import Embodiment
 from nora_policy.nodes import convert
@@ -159,8 +160,7 @@ class SimNode(Node):
 
     def _publish_state(self) -> None:
         state, names = self._sim.arm_state(), self._sim.joint_names
-        gripper = self._embodiment.gripper
-        finger = gripper.closed + state.gripper * (gripper.open - gripper.closed)
+        finger = self._embodiment.gripper.to_driver(state.gripper)
         self._states.publish(
             JointState(
                 header=convert.header(self._now_ns(), self._embodiment.action.frame),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -46,7 +47,7 @@ class Graph:
                 stderr=subprocess.STDOUT if log else None,
                 env={**os.environ, **fastdds_environment()},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=functools.partial(_die_with, os.getpid()),
             )
 
     def ended(self) -> str | None:
@@ -103,5 +104,7 @@ def run_until_ended(specs: tuple[NodeSpec, ...]) -> int:
     return 1
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before it could be watched

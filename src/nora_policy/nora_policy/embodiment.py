@@ -122,6 +122,14 @@ class Gripper:
                 f"open: expected a value other than closed ({self.closed}), got {self.open}"
             )
 
+    def to_driver(self, opening: float) -> float:
+        """Opening, 0 closed ... 1 open, to the driver's value."""
+        return self.closed + opening * (self.open - self.closed)
+
+    def from_driver(self, value: float) -> float:
+        """The driver's value to an opening."""
+        return (value - self.closed) / (self.open - self.closed)
+
 
 @dataclass(frozen=True, slots=True)
 class Driver:

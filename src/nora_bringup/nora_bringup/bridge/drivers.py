@@ -11,12 +11,12 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 
+from nora_bringup.sim.kinematics import GRIPPER_JOINT
 from nora_policy.embodiment import Embodiment, Gripper
 from nora_policy.nodes import convert
 from nora_policy.safety import SafeTarget
 from nora_policy.types import ArmState
 
-FINGER = "left_finger"
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -68,7 +68,7 @@ class SimDriver:
             raise ValueError("arm, driver: expected both, got none of one")
         self._node = node
         self._gripper = embodiment.gripper
-        self._names = [*embodiment.arm.joint_names, FINGER]
+        self._names = [*embodiment.arm.joint_names, GRIPPER_JOINT]
         self._on_state, self._on_problem = on_state, on_problem
         driver = embodiment.driver
         self._publisher = node.create_publisher(JointState, driver.command_topic, 1)
@@ -77,7 +77,7 @@ class SimDriver:
         )
 
     def send(self, target: SafeTarget) -> None:
-        finger = to_driver_units(target.gripper, self._gripper)
+        finger = self._gripper.to_driver(target.gripper)
         positions = array("d", [*target.joints_rad.tolist(), finger])
         header = convert.header(target.stamp_ns, "")
         self._publisher.publish(JointState(header=header, name=self._names, position=positions))
@@ -112,14 +112,4 @@ def arm_state_from_msg(msg: JointState, names: list[str], gripper: Gripper) -> A
         raise ValueError(f"joint state: expected {names}, got none of {missing}")
     *joints_rad, finger = (positions[name] for name in names)
     stamp_ns = convert.to_ns(msg.header.stamp)
-    return ArmState(np.array(joints_rad), from_driver_units(finger, gripper), stamp_ns)
-
-
-def to_driver_units(opening: float, gripper: Gripper) -> float:
-    """0 closed ... 1 open to the driver's value."""
-    return gripper.closed + opening * (gripper.open - gripper.closed)
-
-
-def from_driver_units(value: float, gripper: Gripper) -> float:
-    """The driver's value to 0 closed ... 1 open."""
-    return (value - gripper.closed) / (gripper.open - gripper.closed)
+    return ArmState(np.array(joints_rad), gripper.from_driver(finger), stamp_ns)

@@ -13,6 +13,7 @@ from nora_policy.embodiment import Arm
 from nora_policy.types import Float64, Pose
 
 MODELS = Path(__file__).parent / "models"
+GRIPPER_JOINT = "left_finger"
 
 MAX_ITERATIONS = 20
 # Iterate further than promised, so that a held target does not creep.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from nora_bringup.sim.kinematics import MODELS
+from nora_bringup.sim.kinematics import GRIPPER_JOINT, MODELS
 from nora_bringup.sim.rendering import Renderer
 from nora_bringup.sim.task import Judge, TaskState, Thing, parse
 from nora_policy.embodiment import Arm, Embodiment
@@ -30,7 +30,6 @@ PLACEMENT_MAX_M = (0.39, 0.20)
 PLACEMENT_GAP_M = 0.045  # between footprints, so that an open finger fits
 PLACEMENT_DRAWS = 64
 PLACEMENT_YAW_RAD = 0.3
-GRIPPER_JOINT = "left_finger"
 
 
 class Simulator:
@@ -49,7 +48,7 @@ class Simulator:
         shadows: bool = False,
     ) -> None:
         self._arm = _require_arm(embodiment)
-        self._closed_m, self._open_m = embodiment.gripper.closed, embodiment.gripper.open
+        self._gripper = embodiment.gripper
         self._image_hw, self._shadows = image_hw, shadows
         self._model = model = mujoco.MjModel.from_xml_path(str(MODELS / SCENE))
         self._data = mujoco.MjData(model)
@@ -114,7 +113,7 @@ class Simulator:
         judge = Judge(instruction, parse(instruction, self.objects, self.receptacles))
         mujoco.mj_resetData(self._model, self._data)
         self._place(np.random.default_rng(seed))
-        home_m = self._gripper_m(self._arm.home_gripper)
+        home_m = self._gripper.to_driver(self._arm.home_gripper)
         self._target = np.array([*self._arm.home_rad, home_m])
         self._data.qpos[self._qpos] = self._target
         self._data.joint("right_finger").qpos[0] = -home_m
@@ -130,7 +129,7 @@ class Simulator:
         Raises:
             ValueError: wrong shape or a value that is not finite; the previous command stays.
         """
-        values = np.array([*joints_rad, self._gripper_m(gripper)], np.float64)
+        values = np.array([*joints_rad, self._gripper.to_driver(gripper)], np.float64)
         if values.shape != self._target.shape:
             expected = len(self._target) - 1
             raise ValueError(f"command: expected {expected} joints, got {len(values) - 1}")
@@ -152,7 +151,7 @@ class Simulator:
                 f"got {list(names)} and {len(positions)} positions"
             )
         value = dict(zip(names, positions, strict=True))
-        opening = (value[GRIPPER_JOINT] - self._closed_m) / (self._open_m - self._closed_m)
+        opening = self._gripper.from_driver(value[GRIPPER_JOINT])
         self.command(np.array([value[name] for name in self._arm.joint_names]), opening)
 
     def step(self, duration_s: float) -> TaskState:
@@ -177,7 +176,7 @@ class Simulator:
     def arm_state(self) -> ArmState:
         """Measured joints and gripper opening, stamped with `time_ns`."""
         values = self._data.qpos[self._qpos]
-        opening = (values[-1] - self._closed_m) / (self._open_m - self._closed_m)
+        opening = self._gripper.from_driver(values[-1])
         return ArmState(values[:-1].copy(), float(np.clip(opening, 0.0, 1.0)), self.time_ns)
 
     def render(self, camera: str = "primary") -> NDArray[np.uint8]:
@@ -196,9 +195,6 @@ class Simulator:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-    def _gripper_m(self, opening: float) -> float:
-        return self._closed_m + opening * (self._open_m - self._closed_m)
 
     def _place(self, rng: np.random.Generator) -> None:
         """Draw a place after the other, big things first; all over when there is no room left."""
