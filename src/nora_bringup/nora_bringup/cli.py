@@ -16,7 +16,9 @@ from nora_bringup.standalone import run_until_ended
 
 def main() -> None:
     """Run a subcommand; bad input is one line and exit code 2, Ctrl-C is a clean end."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Both, because a shell that starts a job in the background has it ignore SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             {"demo": _demo, "up": _up}, description="NORA for ROS 2"
