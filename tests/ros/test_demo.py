@@ -78,24 +78,32 @@ def test_demo_video_shows_every_trial(demo_run):
     assert (frames[0] != frames[-1]).mean() > 0.01
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_middle_of_a_trial_ends_every_process_within_two_seconds(tmp_path, stop):
-    process = nora("demo", "--trial-seconds", "60", "--out", str(tmp_path))
-    policy_log = tmp_path / "logs/policy.log"
+    # Always clean; a busy machine may need another attempt to show that it is quick as well.
+    took_s = []
+    while not took_s or (min(took_s) > STOP_LIMIT_S and len(took_s) < 3):
+        took_s.append(stop_in_a_trial(tmp_path / str(len(took_s)), stop))
+    assert min(took_s) < STOP_LIMIT_S, took_s
+
+
+def stop_in_a_trial(out, stop) -> float:
+    """Start a demo, stop it in a trial, check that nothing is left of it; seconds to the end."""
+    process = nora("demo", "--trial-seconds", "60", "--out", str(out))
+    policy_log = out / "logs/policy.log"
     wait_for(lambda: policy_log.is_file() and "instruction: 'put" in policy_log.read_text())
     pids = [process.pid, *children(process.pid)]
     assert len(pids) >= 4
     start = time.monotonic()
     process.send_signal(stop)
     output, _ = process.communicate(timeout=20)
-    # The nodes have two seconds, or the runner says that it killed them; the rest is its own end,
-    # which takes longer on a busy machine.
-    assert time.monotonic() - start < STOP_LIMIT_S + 4.0
+    took_s = time.monotonic() - start
     assert not [pid for pid in pids if is_alive(pid)]
-    logs = output + "".join(path.read_text() for path in (tmp_path / "logs").glob("*.log"))
+    logs = output + "".join(path.read_text() for path in (out / "logs").glob("*.log"))
     assert "Traceback" not in logs
     assert "was killed" not in output
+    return took_s
 
 
 @pytest.mark.timeout(120)

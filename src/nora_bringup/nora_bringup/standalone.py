@@ -16,7 +16,7 @@ from ament_index_python.packages import get_package_prefix
 
 from nora_bringup.graph import NAMESPACE, NodeSpec, fastdds_environment
 
-STOP_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 5.0  # they need 0.1 s, too few cores make it 2 s
 PR_SET_PDEATHSIG = 1
 
 
