@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from nora_policy.embodiment import Camera
 from nora_policy.models import backbone, checkpoint
-from nora_policy.models.config import NORA15_3B, Nora15Config
+from nora_policy.models.config import NORA15_3B, NoraConfig
 from nora_policy.models.nora15 import Nora15
 from nora_policy.models.tiny import make_config, make_tokenizer
 from nora_policy.preprocess import ModelInputs, Preprocessor
@@ -68,7 +68,7 @@ class Row:
     flow_ms: np.ndarray
 
 
-def build(config: Nora15Config, device: torch.device, dtype: torch.dtype) -> Nora15:
+def build(config: NoraConfig, device: torch.device, dtype: torch.dtype) -> Nora15:
     """Random weights straight in `dtype` on `device`, without a float32 copy."""
     with torch.device("meta"):
         model = Nora15(config).to(dtype)

@@ -152,7 +152,8 @@ def test_weights_that_do_not_fit_are_named(folder, change, message):
     [
         (lambda c: {**c, "horizont": 5}, r"config\.json: horizont: unknown key"),
         (lambda c: {**c, "horizon": 5.5}, r"horizon: expected int, got float 5\.5"),
-        (lambda c: {k: v for k, v in c.items() if k != "alpha"}, "alpha: missing key"),
+        (lambda c: {k: v for k, v in c.items() if k != "horizon"}, "horizon: missing key"),
+        (lambda c: {**c, "expert": None, "token_head": None}, "expert, token_head or both"),
         (
             lambda c: {**c, "expert": {**c["expert"], "num_hidden_layers": 7}},
             r"expert\.num_hidden_layers: expected 2 as in text_config, got 7",

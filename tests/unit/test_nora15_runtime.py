@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nora_policy.models import nora15
-from nora_policy.models.config import ExpertConfig, Nora15Config
+from nora_policy.models.config import ExpertConfig, NoraConfig
 from nora_policy.models.expert import ActionExpert, Prefix, PrefixBuffer
-from nora_policy.models.nora15 import IGNORED, Nora15
+from nora_policy.models.nora15 import Nora15
 from nora_policy.models.tiny import make_config, make_tokenizer
-from nora_policy.preprocess import ModelInputs, pad_left
+from nora_policy.preprocess import IGNORED, ModelInputs, pad_left
 
 SMALL_IMAGE = 56  # px: 4 x 4 patches, 2 x 2 tokens
 PAD = 0
 
 
 @pytest.fixture(scope="module")
-def config() -> Nora15Config:
+def config() -> NoraConfig:
     return dataclasses.replace(make_config(make_tokenizer()), image_size=SMALL_IMAGE)
 
 
@@ -30,7 +30,7 @@ def model(config) -> Nora15:
     return Nora15(config).eval()
 
 
-def make_inputs(config: Nora15Config, num_words: int, seed: int = 0) -> ModelInputs:
+def make_inputs(config: NoraConfig, num_words: int, seed: int = 0) -> ModelInputs:
     random = torch.Generator().manual_seed(seed)
     words = torch.randint(1, 200, (num_words,), generator=random).tolist()
     ids = config.token_ids

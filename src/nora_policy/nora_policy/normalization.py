@@ -90,3 +90,12 @@ def denormalize(actions: ArrayLike, statistics: Statistics) -> Float64:
     q01, q99 = statistics.q01_A, statistics.q99_A
     scaled = q01 + 0.5 * (x + 1.0) * (q99 - q01)
     return np.where(statistics.mask_A, np.clip(scaled, q01, q99), x)
+
+
+def denormalize_all(actions: ArrayLike, statistics: Statistics) -> Float64:
+    """As the reference code of NORA does: no mask, no limits. For comparisons only.
+
+    A gripper of 0 ... 1 comes out as 0.5 ... 1, so that rounding decides what "closed" becomes.
+    """
+    x = np.asarray(actions, dtype=np.float64)
+    return statistics.q01_A + 0.5 * (x + 1.0) * (statistics.q99_A - statistics.q01_A)

@@ -6,6 +6,7 @@ Normalised actions do not leave this file.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,38 @@ import torch
 
 from nora_policy.embodiment import Embodiment
 from nora_policy.models import checkpoint
+from nora_policy.models.expert import Prefix
+from nora_policy.models.grammar import Grammar, Sentence
+from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15
-from nora_policy.normalization import Statistics, denormalize
+from nora_policy.normalization import Statistics, denormalize, denormalize_all
 from nora_policy.preprocess import Preprocessor
 from nora_policy.types import ActionChunk, Float64, Observation
 
+GRIPPER_THRESHOLD = 0.5  # of the opening, 0 closed ... 1 open
+
 
 class Policy:
-    """NORA-1.5's flow head for one embodiment. Not thread-safe: call it from one thread."""
+    """A network of the NORA family for one embodiment.
+
+    Not thread-safe: call it from one thread.
+    """
 
     def __init__(
         self,
         name: str,
-        model: Nora15,
+        model: Nora,
         preprocessor: Preprocessor,
         statistics: Statistics,
         embodiment: Embodiment,
-        seed: int | None,
+        grammar: Grammar | None = None,
+        seed: int | None = None,
+        is_legacy: bool = False,
     ) -> None:
         self.name = name
         self._model, self._preprocessor = model, preprocessor
         self._statistics, self._embodiment = statistics, embodiment
+        self._grammar, self._is_legacy = grammar, is_legacy
         self._gripper = embodiment.action.names.index("gripper")
         self._random = torch.Generator()
         if seed is None:
@@ -43,25 +55,29 @@ class Policy:
 
     @classmethod
     def load(
-        cls, folder: Path, embodiment: Embodiment, device: str = "auto", seed: int | None = None
+        cls,
+        folder: Path,
+        embodiment: Embodiment,
+        device: str = "auto",
+        seed: int | None = None,
+        head: str | None = None,
+        is_legacy: bool = False,
     ) -> Policy:
         """Read the checkpoint in `folder` for the robot described by `embodiment`.
 
         Args:
-            folder: our layout, or the published one with `tokenizer.json` and `norm_stats.json`.
+            folder: our layout, or a published one with `tokenizer.json` and `norm_stats.json`.
             embodiment: must agree with the checkpoint's own in what the network was taught.
             device: "cuda" (bfloat16), "cpu" (float32), or "auto": CUDA where there is one.
             seed: of the sampling noise; random when None.
+            head: "flow" (action expert) or "fast" (tokens); None: as the embodiment says.
+            is_legacy: scale the gripper and clip nothing, as the reference code does for NORA. For
+                comparisons only.
 
         Raises:
             FileNotFoundError: names the files that are not there.
             ValueError: names what does not fit, one line.
         """
-        if embodiment.action.head != "flow":
-            raise ValueError(
-                f"{embodiment.name}: action.head: {embodiment.action.head} is not available yet, "
-                "use head: flow"
-            )
         torch_device = _device(device)
         checkpoint.require(folder, checkpoint.WEIGHTS, checkpoint.TOKENIZER, checkpoint.STATISTICS)
         _check_taught(folder, embodiment)
@@ -75,65 +91,130 @@ class Policy:
         ):
             if got != num_actions:
                 raise ValueError(f"checkpoint {folder}: {name}: expected {num_actions}, got {got}")
-        tokenizer = checkpoint.load_tokenizer(folder, config)
+        head = head or embodiment.action.head
+        if head not in config.heads:
+            raise ValueError(
+                f"checkpoint {folder}: head: expected one of {config.kind}, "
+                f"{' or '.join(config.heads)}, got {head!r}"
+            )
+        grammar = None
+        if head == "fast":
+            tokenizer = checkpoint.load_fast(folder, config)
+            grammar = Grammar(tokenizer, config.horizon, config.action_dim)
+        preprocessor = Preprocessor(
+            config, checkpoint.load_tokenizer(folder, config), embodiment.cameras
+        )
         dtype = torch.bfloat16 if torch_device.type == "cuda" else torch.float32
         model = checkpoint.load(folder, torch_device, dtype)
-        preprocessor = Preprocessor(config, tokenizer, embodiment.cameras)
-        return cls(folder.resolve().name, model, preprocessor, statistics, embodiment, seed)
+        name = folder.resolve().name
+        return cls(name, model, preprocessor, statistics, embodiment, grammar, seed, is_legacy)
+
+    @property
+    def head(self) -> str:
+        """`flow` or `fast`."""
+        return "flow" if self._grammar is None else "fast"
 
     @property
     def device(self) -> torch.device:
         return self._model.device
 
     def infer(self, observation: Observation) -> ActionChunk:
-        """One chunk. Raises `ValueError` (bad input) or `RuntimeError` (bad output)."""
-        return self.sample(observation, 1)[0]
+        """One chunk: sampled by the flow head, the likeliest tokens of the token head.
 
-    def sample(self, observation: Observation, k: int) -> tuple[ActionChunk, ...]:
-        """`k` chunks drawn independently; image and prompt are encoded once."""
-        config = self._model.config
-        shape = (1, config.horizon, config.action_dim)
-        # Drawn one by one: in one go the values would depend on k.
-        noise = [torch.randn(shape, generator=self._random) for _ in range(k)]
-        return self._sample(observation, torch.cat(noise))
+        Raises:
+            ValueError: the observation cannot be used.
+            RuntimeError: the model's output cannot.
+        """
+        return self._chunks(observation, 1, temperature=0.0)[0]
+
+    def sample(
+        self, observation: Observation, k: int, temperature: float = 1.0
+    ) -> tuple[ActionChunk, ...]:
+        """`k` chunks drawn independently; image and prompt are encoded once.
+
+        `temperature` is that of the token head; 0 takes the likeliest tokens.
+        """
+        return self._chunks(observation, k, temperature)
 
     def warm_up(self) -> None:
         """Answer a black image twice; draws no noise, so that seeded runs stay the same."""
         config = self._model.config
         black = np.zeros((config.image_size, config.image_size, 3), np.uint8)
         observation = Observation((black,) * len(self._embodiment.cameras), "warm up", 0)
+        state = self._random.get_state()
         for _ in range(2):
-            self._sample(observation, torch.zeros(1, config.horizon, config.action_dim))
+            self.infer(observation)
+        self._random.set_state(state)
 
     @torch.inference_mode()
-    def _sample(
-        self, observation: Observation, noise_KTA: torch.Tensor
+    def _chunks(
+        self, observation: Observation, k: int, temperature: float
     ) -> tuple[ActionChunk, ...]:
-        prefix, _ = self._model.encode(self._preprocessor(observation))
-        normalised_KTA = self._model.sample(prefix, noise_KTA.to(self.device)).cpu().numpy()
+        prefix, hidden_BLE = self._model.encode(self._preprocessor(observation))
+        if self._grammar is None:
+            actions_KTA, num_tokens = self._flow(prefix, k), [0] * k
+        else:
+            sentences = self._write(prefix, hidden_BLE, self._grammar, k, temperature)
+            actions_KTA = [self._grammar.decode(sentence.ids) for sentence in sentences]
+            num_tokens = [len(sentence.ids) for sentence in sentences]
         action = self._embodiment.action
         return tuple(
             ActionChunk(
-                actions_TA=self._physical(normalised_TA),
+                actions_TA=self._physical(actions_TA),
                 step_period_s=action.step_period_s,
                 stamp_ns=observation.stamp_ns,
                 instruction=observation.instruction,
                 action_names=action.names,
                 frame=action.frame,
+                num_tokens=count,
             )
-            for normalised_TA in normalised_KTA
+            for actions_TA, count in zip(actions_KTA, num_tokens, strict=True)
         )
 
+    def _flow(self, prefix: Prefix, k: int) -> Sequence[np.ndarray]:
+        assert isinstance(self._model, Nora15), "only it has a flow head"
+        config = self._model.config
+        shape = (1, config.horizon, config.action_dim)
+        # Drawn one by one: in one go the values would depend on k.
+        noise = [torch.randn(shape, generator=self._random) for _ in range(k)]
+        actions_KTA = self._model.sample(prefix, torch.cat(noise).to(self.device))
+        return list(actions_KTA.cpu().numpy())
+
+    def _write(
+        self,
+        prefix: Prefix,
+        hidden_BLE: torch.Tensor,
+        grammar: Grammar,
+        k: int,
+        temperature: float,
+    ) -> list[Sentence]:
+        sentences = [Sentence(grammar) for _ in range(k)]
+        randoms = None
+        if temperature > 0:
+            seeds = torch.randint(2**62, (k,), generator=self._random).tolist()
+            randoms = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._model.write(prefix, hidden_BLE, sentences, randoms, temperature)
+        return sentences
+
     def _physical(self, normalised_TA: np.ndarray) -> Float64:
-        """Physical units, within the quantiles of training and a gripper of 0 ... 1."""
+        """Physical units, within the quantiles of training and a gripper of 0 ... 1.
+
+        Tokens know open and closed grippers only, and rounding blurs them: the value before any
+        scaling decides.
+        """
         is_bad = ~np.isfinite(normalised_TA)
         if is_bad.any():
             raise RuntimeError(
                 f"model output: expected finite actions, got {is_bad.sum()} of {is_bad.size} "
                 "NaN or infinite"
             )
+        if self._is_legacy:
+            return denormalize_all(normalised_TA, self._statistics)
         actions_TA = denormalize(normalised_TA, self._statistics)
-        actions_TA[:, self._gripper] = np.clip(actions_TA[:, self._gripper], 0.0, 1.0)
+        gripper_T = np.clip(actions_TA[:, self._gripper], 0.0, 1.0)
+        if self.head == "fast":
+            gripper_T = (normalised_TA[:, self._gripper] > GRIPPER_THRESHOLD).astype(np.float64)
+        actions_TA[:, self._gripper] = gripper_T
         return actions_TA
 
 

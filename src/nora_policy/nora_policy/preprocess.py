@@ -5,6 +5,7 @@ Legend: H W image size, R resized size, P patches, C patch values, B batch, L to
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nora_policy.embodiment import Camera
-from nora_policy.models.config import Nora15Config
+from nora_policy.models.config import NoraConfig
 from nora_policy.types import Observation
 
 UInt8 = NDArray[np.uint8]
@@ -30,6 +31,8 @@ PROMPT_HEAD = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"  # Qwen2.5-VL
 )
 PROMPT_TAIL = "<|im_end|>\n<|im_start|>assistant\n"
+IGNORED = -100  # label of a token that is not learned
+TURN_END = "\n"
 IMAGE_START, IMAGE_PAD, IMAGE_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 
 
@@ -52,7 +55,7 @@ class Preprocessor:
     """Turns an observation of `cameras` into the inputs of a network described by `config`."""
 
     def __init__(
-        self, config: Nora15Config, tokenizer: Tokenizer, cameras: tuple[Camera, ...]
+        self, config: NoraConfig, tokenizer: Tokenizer, cameras: tuple[Camera, ...]
     ) -> None:
         self._config, self._tokenizer, self._cameras = config, tokenizer, cameras
         self._reserved = frozenset(tokenizer.get_added_tokens_decoder())
@@ -63,6 +66,7 @@ class Preprocessor:
         images = f"{IMAGE_START}{pads}{IMAGE_END}" * len(cameras)
         self._head = tokenizer.encode(PROMPT_HEAD + images, add_special_tokens=False).ids
         self._tail = tokenizer.encode(PROMPT_TAIL, add_special_tokens=False).ids
+        self._turn_end = tokenizer.encode(TURN_END, add_special_tokens=False).ids
 
     def __call__(self, observation: Observation) -> ModelInputs:
         """Batch of one. Raises `ValueError` for an image or instruction it cannot use."""
@@ -89,6 +93,13 @@ class Preprocessor:
         if self._reserved & set(ids):
             raise ValueError(f"instruction: expected plain text, got a marker in {instruction!r}")
         return [*self._head, *ids, *self._tail]
+
+    def target(self, action_tokens: Sequence[int]) -> list[int]:
+        """Ids to learn behind the prompt: FAST tokens 0 ... V - 1, `<|im_end|>`, a new line."""
+        if self._config.token_head is None:
+            raise ValueError("config.json: token_head: expected one to learn action tokens")
+        ids = [self._config.action_token_min + token for token in action_tokens]
+        return [*ids, self._config.token_head.end_token, *self._turn_end]
 
     def _patches(self, camera: Camera, rgb_HW3: UInt8) -> Float32:
         size, vision = self._config.image_size, self._config.vision_config
@@ -188,6 +199,17 @@ def patchify(rgb_HW3: UInt8, patch: int, merge: int, frames: int) -> Float32:
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
     blocks = np.broadcast_to(blocks, (*blocks.shape[:5], frames, patch, patch))
     return blocks.reshape(rows * columns * merge**2, -1)
+
+
+def with_target(inputs: ModelInputs, target: Sequence[int]) -> tuple[ModelInputs, torch.Tensor]:
+    """A prompt (batch of one) followed by `target`, and its labels (1, L), `IGNORED` before it."""
+    ids = torch.tensor([list(target)])
+    longer = dataclasses.replace(
+        inputs,
+        input_ids_BL=torch.cat([inputs.input_ids_BL, ids], dim=1),
+        attention_mask_BL=torch.cat([inputs.attention_mask_BL, torch.ones_like(ids)], dim=1),
+    )
+    return longer, torch.cat([torch.full_like(inputs.input_ids_BL, IGNORED), ids], dim=1)
 
 
 def pad_left(rows: Sequence[ModelInputs], pad_id: int) -> ModelInputs:

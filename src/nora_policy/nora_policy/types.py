@@ -48,7 +48,7 @@ class ActionChunk:
     `actions_TA`: (T, A) float64; for A = 7: x y z [m] and roll pitch yaw [rad, extrinsic x-y-z]
     about the base axes, added to the previous commanded target, then the absolute gripper
     opening (0 closed ... 1 open). `stamp_ns` is the stamp of the image it was inferred from,
-    `frame` the name of the base frame.
+    `frame` the name of the base frame, `num_tokens` what the token head wrote for it.
     """
 
     actions_TA: Float64
@@ -57,6 +57,7 @@ class ActionChunk:
     instruction: str
     action_names: tuple[str, ...]
     frame: str
+    num_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

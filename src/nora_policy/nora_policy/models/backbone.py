@@ -1,4 +1,4 @@
-"""Qwen2.5-VL of transformers, run once per observation for its keys and values.
+"""Qwen2.5-VL of transformers: run once per observation for its keys and values, or token by token.
 
 We call its vision tower and language model directly: `forward` of the whole would derive the image
 positions from optional arguments (and silently fall back to plain ones), keep state between
@@ -13,6 +13,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLRotaryEmbedding,
@@ -20,13 +21,13 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.vision_utils import get_vision_position_ids
 
-from nora_policy.models.config import Nora15Config
-from nora_policy.models.expert import Prefix
+from nora_policy.models.config import NoraConfig
+from nora_policy.models.expert import Prefix, repeat_mask, with_room
 from nora_policy.preprocess import ModelInputs
 
 
 class Recorder:
-    """Stands where transformers expects its cache: keeps the keys and values of every layer."""
+    """Stands where transformers expects its cache; keeps the keys and values of every layer."""
 
     def __init__(self) -> None:
         self.keys: list[torch.Tensor] = []
@@ -41,7 +42,37 @@ class Recorder:
         return k_BKLH, v_BKLH
 
 
-def build(config: Nora15Config) -> Any:
+class TokenCache:
+    """Stands there too, while tokens are written: [prefix | room for them] in one place.
+
+    Made for `samples` texts behind every prefix, which is copied once; nothing moves afterwards.
+    """
+
+    def __init__(self, prefix: Prefix, samples: int, room: int) -> None:
+        self._length = prefix.keys[0].shape[2]
+        self._keys = [with_room(x, samples, room) for x in prefix.keys]
+        self._values = [with_room(x, samples, room) for x in prefix.values]
+        mask_BL = repeat_mask(prefix.mask_BL, samples)
+        self._mask_BL = None if mask_BL is None else F.pad(mask_BL, (0, room), value=True)
+
+    def mask(self) -> torch.Tensor | None:
+        """Where the next token may look (B, 1, 1, L), itself included; None: everywhere."""
+        if self._mask_BL is None:
+            return None
+        return self._mask_BL[:, None, None, : self._length + 1]
+
+    def update(
+        self, k_BK1H: torch.Tensor, v_BK1H: torch.Tensor, layer: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        end = self._length + 1
+        self._keys[layer][:, :, self._length : end] = k_BK1H
+        self._values[layer][:, :, self._length : end] = v_BK1H
+        if layer == len(self._keys) - 1:
+            self._length = end
+        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+
+def build(config: NoraConfig) -> Any:
     """A `Qwen2_5_VLForConditionalGeneration` with new weights (untyped)."""
     text: dict[str, Any] = dataclasses.asdict(config.text_config)
     rope = {
@@ -74,7 +105,7 @@ def restore_unsaved(vlm: Any) -> None:
     visual.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(visual.config).to(device)
 
 
-def encode(vlm: Any, inputs: ModelInputs, config: Nora15Config) -> tuple[Prefix, torch.Tensor]:
+def encode(vlm: Any, inputs: ModelInputs, config: NoraConfig) -> tuple[Prefix, torch.Tensor]:
     """Prefix of the expert and the last hidden states (B, L, E) of the prompt.
 
     Everything that depends on counts (positions, windows) is worked out on the CPU, where `inputs`
@@ -104,8 +135,26 @@ def encode(vlm: Any, inputs: ModelInputs, config: Nora15Config) -> tuple[Prefix,
         past_key_values=recorder,
         use_cache=True,
     )
-    prefix = Prefix(recorder.keys, recorder.values, mask_BL.to(device) if is_padded else None)
+    prefix = Prefix(
+        recorder.keys,
+        recorder.values,
+        mask_BL.to(device) if is_padded else None,
+        positions_3BL.masked_fill(~mask_BL, -1).amax(dim=(0, 2)) + 1,
+    )
     return prefix, output.last_hidden_state
+
+
+def write(vlm: Any, tokens_B: torch.Tensor, position_B: torch.Tensor, cache: TokenCache) -> Any:
+    """Hidden state (B, E) of one more token per text, at these rotary positions."""
+    language = vlm.model.language_model
+    output = language(
+        inputs_embeds=language.embed_tokens(tokens_B)[:, None],
+        attention_mask={"full_attention": cache.mask()},
+        position_ids=position_B[None, :, None].expand(3, -1, -1),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return output.last_hidden_state[:, 0]
 
 
 def _causal(mask_BL: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""Checkpoints on disk: ours and the published NORA-1.5 layout. Strict; no pickle, no network.
+"""Checkpoints on disk: ours and the published layouts. Strict; no pickle, no network.
 
 Ours is a folder of `model.safetensors`, `config.json`, `tokenizer.json`, `norm_stats.json`,
-`embodiment.yaml` and `card.json`. A published one has the first four at most, its `config.json` in
-the style of Qwen2.5-VL; without one the dimensions of the release are expected.
+`embodiment.yaml`, `card.json` and, for the token head, `fast/` (the files of a FAST tokenizer). A
+published one has the first four at most, its `config.json` in the style of Qwen2.5-VL; without one
+the dimensions of the release are expected.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ from tokenizers import Tokenizer
 
 from nora_policy import schema
 from nora_policy.models import backbone, published
-from nora_policy.models.config import Nora15Config
-from nora_policy.models.nora15 import Nora15
+from nora_policy.models.config import NoraConfig
+from nora_policy.models.fast import FastTokenizer
+from nora_policy.models.nora import Nora
+from nora_policy.models.nora15 import build
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+FAST = "fast"  # folder
 STATISTICS, EMBODIMENT, CARD = "norm_stats.json", "embodiment.yaml", "card.json"
 
 LM_HEAD = "vlm.lm_head.weight"
 SHOWN = 5
 
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Nora15:
+def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Nora:
     """The network of `folder` in evaluation mode, each tensor read straight to its place.
 
     Raises:
@@ -42,7 +46,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Nora15:
     require(folder, WEIGHTS)
     config = load_config(folder)
     with torch.device("meta"):
-        model = Nora15(config)
+        model = build(config)
     state = _read(folder / WEIGHTS, model, device, dtype)
     if config.text_config.tie_word_embeddings:
         state[LM_HEAD] = state[published.EMBEDDING]
@@ -51,8 +55,10 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Nora15:
     return model.eval()
 
 
-def save(folder: Path, model: Nora15, tokenizer: Tokenizer) -> None:
-    """Write weights, `config.json` and `tokenizer.json`; keeps the old file if interrupted."""
+def save(
+    folder: Path, model: Nora, tokenizer: Tokenizer, fast: FastTokenizer | None = None
+) -> None:
+    """Write weights, `config.json`, tokenizers; an interruption keeps the old weights."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if model.config.text_config.tie_word_embeddings:
@@ -63,6 +69,8 @@ def save(folder: Path, model: Nora15, tokenizer: Tokenizer) -> None:
     partial.replace(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
     tokenizer.save(str(folder / TOKENIZER))
+    if fast is not None:
+        fast.save(folder / FAST)
 
 
 def save_facts(
@@ -74,7 +82,7 @@ def save_facts(
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
-def load_tokenizer(folder: Path, config: Nora15Config) -> Tokenizer:
+def load_tokenizer(folder: Path, config: NoraConfig) -> Tokenizer:
     """Read `tokenizer.json`; its markers must have the ids that the network was trained with."""
     require(folder, TOKENIZER)
     path = folder / TOKENIZER
@@ -100,6 +108,17 @@ def load_tokenizer(folder: Path, config: Nora15Config) -> Tokenizer:
     return tokenizer
 
 
+def load_fast(folder: Path, config: NoraConfig) -> FastTokenizer:
+    """Read `fast/`; it may not have more tokens than the network has rows for them."""
+    fast = FastTokenizer.load(folder / FAST)
+    if fast.vocab_size > config.num_action_tokens:
+        raise ValueError(
+            f"{folder / FAST}: expected at most {config.num_action_tokens} tokens, "
+            f"got {fast.vocab_size}"
+        )
+    return fast
+
+
 def require(folder: Path, *names: str) -> None:
     """Raise `FileNotFoundError` naming the files of `names` that `folder` lacks."""
     if not folder.is_dir():
@@ -111,13 +130,13 @@ def require(folder: Path, *names: str) -> None:
         )
 
 
-def load_config(folder: Path) -> Nora15Config:
+def load_config(folder: Path) -> NoraConfig:
     """What our `config.json` says, or the published layout in its own way."""
     path = folder / CONFIG
     try:
         data = json.loads(path.read_text()) if path.is_file() else None
         if data is not None and "expert" in data:
-            return schema.build(Nora15Config, data)
+            return schema.build(NoraConfig, data)
         with _open(folder / WEIGHTS) as file:
             return published.config(data or {}, _shapes(file, published.names(file.keys())))
     except ValueError as error:
@@ -125,7 +144,7 @@ def load_config(folder: Path) -> Nora15Config:
 
 
 def _read(
-    path: Path, model: Nora15, device: torch.device, dtype: torch.dtype
+    path: Path, model: Nora, device: torch.device, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     is_tied = model.config.text_config.tie_word_embeddings

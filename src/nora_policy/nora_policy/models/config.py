@@ -1,7 +1,8 @@
-"""What a NORA-1.5 network looks like, as written in its `config.json`."""
+"""What a network of the NORA family looks like, as written in its `config.json`."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 
@@ -76,27 +77,80 @@ class ExpertConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Nora15Config:
-    """A whole network. `alpha` weighs the flow loss, `flow_steps` is the number of Euler steps.
+class TokenHeadConfig:
+    """How FAST tokens are written: `end_token` closes the turn.
 
-    Action tokens are the `num_action_tokens` ids from `action_token_min`; `image_size` in px.
+    The logits of tokens that the text already holds are divided (if positive) or multiplied by
+    `repetition_penalty`, as transformers does; 1 leaves them alone.
+    """
+
+    end_token: int
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.repetition_penalty > 0:
+            raise ValueError(f"repetition_penalty: expected > 0, got {self.repetition_penalty}")
+
+
+@dataclass(frozen=True, slots=True)
+class NoraConfig:
+    """A whole network: NORA (horizon 1) and NORA-Long without `expert`, NORA-1.5 with one.
+
+    `alpha` weighs the flow loss, `flow_steps` is the number of Euler steps. Action tokens are the
+    `num_action_tokens` ids from `action_token_min`; `image_size` in px.
     """
 
     text_config: TextConfig
     vision_config: VisionConfig
     token_ids: TokenIds
-    expert: ExpertConfig
     horizon: int
     action_dim: int
     action_token_min: int
     num_action_tokens: int
-    alpha: float
+    expert: ExpertConfig | None = None
+    token_head: TokenHeadConfig | None = None
+    alpha: float = 10.0
     flow_steps: int = 10
     image_size: int = 224
     lowercase_instruction: bool = True
 
     def __post_init__(self) -> None:
-        text, vision, expert = self.text_config, self.vision_config, self.expert
+        text, vision = self.text_config, self.vision_config
+        if self.expert is None and self.token_head is None:
+            raise ValueError("expected expert, token_head or both, got neither")
+        if self.expert is not None:
+            self._check_expert(self.expert)
+        if vision.out_hidden_size != text.hidden_size:
+            raise ValueError(
+                f"vision_config.out_hidden_size: expected {text.hidden_size}, "
+                f"got {vision.out_hidden_size}"
+            )
+        if self.image_size % (vision.patch_size * vision.spatial_merge_size):
+            raise ValueError(
+                f"image_size: expected a multiple of "
+                f"{vision.patch_size * vision.spatial_merge_size}, got {self.image_size}"
+            )
+        if self.action_token_min + self.num_action_tokens > text.vocab_size:
+            raise ValueError(
+                f"vocab_size: expected at least {self.action_token_min + self.num_action_tokens} "
+                f"rows for the action tokens, got {text.vocab_size}"
+            )
+
+    @property
+    def kind(self) -> str:
+        """Name of the model in the papers."""
+        if self.expert is not None:
+            return "NORA-1.5"
+        return "NORA" if self.horizon == 1 else "NORA-Long"
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Of `flow` and `fast`, the ways this network can give actions."""
+        has_head = {"flow": self.expert is not None, "fast": self.token_head is not None}
+        return tuple(name for name, has in has_head.items() if has)
+
+    def _check_expert(self, expert: ExpertConfig) -> None:
+        text = self.text_config
         for name in ("num_hidden_layers", "num_key_value_heads"):
             if getattr(expert, name) != getattr(text, name):
                 raise ValueError(
@@ -108,19 +162,9 @@ class Nora15Config:
                 f"expert.num_attention_heads: expected a multiple of num_key_value_heads "
                 f"{expert.num_key_value_heads}, got {expert.num_attention_heads}"
             )
-        if vision.out_hidden_size != text.hidden_size:
-            raise ValueError(
-                f"vision_config.out_hidden_size: expected {text.hidden_size}, "
-                f"got {vision.out_hidden_size}"
-            )
-        if self.image_size % (vision.patch_size * vision.spatial_merge_size):
-            raise ValueError(
-                f"image_size: expected a multiple of "
-                f"{vision.patch_size * vision.spatial_merge_size}, got {self.image_size}"
-            )
 
 
-NORA15_3B = Nora15Config(
+NORA_3B = NoraConfig(
     text_config=TextConfig(
         hidden_size=2048,
         intermediate_size=11008,
@@ -146,6 +190,15 @@ NORA15_3B = Nora15Config(
         fullatt_block_indexes=(7, 15, 23, 31),
     ),
     token_ids=TokenIds(image=151_655, video=151_656, vision_start=151_652, vision_end=151_653),
+    horizon=1,
+    action_dim=7,
+    action_token_min=151_665,
+    num_action_tokens=2048,
+    token_head=TokenHeadConfig(end_token=151_645),
+)
+NORA_LONG_3B = dataclasses.replace(NORA_3B, horizon=5)
+NORA15_3B = dataclasses.replace(
+    NORA_LONG_3B,
     expert=ExpertConfig(
         hidden_size=768,
         intermediate_size=2048,
@@ -153,9 +206,4 @@ NORA15_3B = Nora15Config(
         num_key_value_heads=2,
         num_hidden_layers=36,
     ),
-    horizon=5,
-    action_dim=7,
-    action_token_min=151_665,
-    num_action_tokens=2048,
-    alpha=10.0,
 )

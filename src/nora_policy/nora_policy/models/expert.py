@@ -24,12 +24,14 @@ from nora_policy.models.config import ExpertConfig
 class Prefix:
     """Keys (after rotation) and values of every backbone layer, each (B, K, L, H).
 
-    `mask_BL` is true where the expert may look; None means everywhere. Gradients flow through it.
+    `mask_BL` is true where its readers may look; None means everywhere. Gradients flow through it.
+    `next_position_B`: rotary position of a token that would follow.
     """
 
     keys: Sequence[torch.Tensor]
     values: Sequence[torch.Tensor]
     mask_BL: torch.Tensor | None = None
+    next_position_B: torch.Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -50,10 +52,10 @@ class PrefixBuffer:
     """
 
     def __init__(self, prefix: Prefix, samples: int, horizon: int) -> None:
-        self.mask_BL = _repeat(prefix.mask_BL, samples)
+        self.mask_BL = repeat_mask(prefix.mask_BL, samples)
         self._length = prefix.keys[0].shape[2]
-        self._keys = [_with_room(x, samples, horizon) for x in prefix.keys]
-        self._values = [_with_room(x, samples, horizon) for x in prefix.values]
+        self._keys = [with_room(x, samples, horizon) for x in prefix.keys]
+        self._values = [with_room(x, samples, horizon) for x in prefix.values]
 
     def extend(
         self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor
@@ -64,11 +66,11 @@ class PrefixBuffer:
         return keys, values
 
 
-def _repeat(mask_BL: torch.Tensor | None, samples: int) -> torch.Tensor | None:
+def repeat_mask(mask_BL: torch.Tensor | None, samples: int) -> torch.Tensor | None:
     return None if mask_BL is None else mask_BL.repeat_interleave(samples, dim=0)
 
 
-def _with_room(x_BKLH: torch.Tensor, samples: int, horizon: int) -> torch.Tensor:
+def with_room(x_BKLH: torch.Tensor, samples: int, horizon: int) -> torch.Tensor:
     """(B * samples, K, L + horizon, H); the samples of one prefix are neighbours."""
     batch, heads, length, dim = x_BKLH.shape
     room = x_BKLH.new_empty(batch, samples, heads, length + horizon, dim)

@@ -16,13 +16,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nora_policy.models import backbone
-from nora_policy.models.config import Nora15Config
+from nora_policy.models.config import NoraConfig
 from nora_policy.models.expert import ActionExpert, Prefix, PrefixBuffer
+from nora_policy.models.nora import Nora
 from nora_policy.preprocess import ModelInputs
 
 PERIOD_MIN, PERIOD_MAX = 4e-3, 4.0
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +33,19 @@ class Losses:
     total: torch.Tensor
 
 
-class Nora15(nn.Module):
-    """The whole network; parameters are named as in the published checkpoints."""
+class Nora15(Nora):
+    """NORA and an action expert; parameters are named as in the published checkpoints."""
 
-    def __init__(self, config: Nora15Config) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, config: NoraConfig) -> None:
+        super().__init__(config)
+        if config.expert is None:
+            raise ValueError("config.json: expert: expected one for NORA-1.5, got none")
         dim, text = config.expert.hidden_size, config.text_config
-        self.vlm = backbone.build(config)
         self.action_expert = ActionExpert(config.expert, text.head_dim, text.rms_norm_eps)
         self.action_in_proj = nn.Linear(config.action_dim, dim)
         self.action_time_mlp_in = nn.Linear(2 * dim, dim)
         self.action_time_mlp_out = nn.Linear(dim, dim)
         self.action_out_proj = nn.Linear(dim, config.action_dim)
-
-    @property
-    def device(self) -> torch.device:
-        return self.action_out_proj.weight.device
-
-    def encode(self, inputs: ModelInputs) -> tuple[Prefix, torch.Tensor]:
-        """Run the backbone once: what the expert reads, and the last hidden states (B, L, E)."""
-        return backbone.encode(self.vlm, inputs, self.config)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Token logits (..., vocabulary) of hidden states (..., E)."""
-        out: torch.Tensor = self.vlm.lm_head(hidden)
-        return out
 
     def velocity(
         self, x_BTA: torch.Tensor, tau_B: torch.Tensor, prefix: Prefix | PrefixBuffer
@@ -111,10 +97,7 @@ class Nora15(nn.Module):
             tau_B: flow time in (0, 1].
         """
         prefix, hidden_BLE = self.encode(inputs)
-        labels = labels_BL[:, 1:].to(self.device)
-        is_learned = labels != IGNORED
-        logits = self.logits(hidden_BLE[:, :-1][is_learned]).float()
-        cross_entropy = F.cross_entropy(logits, labels[is_learned])
+        cross_entropy = self.cross_entropy(hidden_BLE, labels_BL)
         visible = Prefix(prefix.keys, prefix.values, expert_mask_BL.bool().to(self.device))
         tau_B11 = tau_B[:, None, None]
         x_BTA = tau_B11 * noise_BTA + (1 - tau_B11) * actions_BTA
@@ -146,3 +129,8 @@ def time_embedding(tau_B: torch.Tensor, dim: int) -> torch.Tensor:
     # Phases reach 1570 rad, where the order of float32 products shows in the velocities (1e-5).
     phase_BD = (1.0 / period * 2 * math.pi) * tau_B.float()[:, None]
     return torch.cat([phase_BD.sin(), phase_BD.cos()], dim=-1)
+
+
+def build(config: NoraConfig) -> Nora:
+    """The network that `config` describes, with new weights."""
+    return Nora(config) if config.expert is None else Nora15(config)

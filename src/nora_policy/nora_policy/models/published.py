@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from nora_policy.models.config import (
     NORA15_3B,
     ExpertConfig,
-    Nora15Config,
+    NoraConfig,
     TextConfig,
     TokenIds,
     VisionConfig,
@@ -47,7 +47,7 @@ def names(stored: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def config(data: Mapping[str, Any], shapes: Shapes) -> Nora15Config:
+def config(data: Mapping[str, Any], shapes: Shapes) -> NoraConfig:
     """The network that `data` (a Qwen2.5-VL config, may be empty) and the parameters describe.
 
     What neither says is as in the release: horizon 5, loss weight, ids of the tokens.

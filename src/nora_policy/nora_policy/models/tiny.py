@@ -21,11 +21,13 @@ from nora_policy.embodiment import Embodiment
 from nora_policy.models import checkpoint
 from nora_policy.models.config import (
     ExpertConfig,
-    Nora15Config,
+    NoraConfig,
     TextConfig,
+    TokenHeadConfig,
     TokenIds,
     VisionConfig,
 )
+from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.nora15 import Nora15
 from nora_policy.normalization import Statistics
 
@@ -39,6 +41,7 @@ MARKERS = (
     "<|video_pad|>",
 )
 NUM_ACTION_TOKENS = 2048
+NUM_CHUNKS = 2000
 # Normalised 1 is a step of 2 cm or 0.05 rad; the gripper (last, not scaled) is 0 ... 1.
 STEP = np.array([0.02] * 3 + [0.05] * 3)
 
@@ -66,10 +69,10 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_config(tokenizer: Tokenizer) -> Nora15Config:
+def make_config(tokenizer: Tokenizer) -> NoraConfig:
     """About a million parameters at 224 px."""
     vocab = tokenizer.get_vocab()
-    return Nora15Config(
+    return NoraConfig(
         text_config=TextConfig(
             hidden_size=128,
             intermediate_size=384,
@@ -111,8 +114,17 @@ def make_config(tokenizer: Tokenizer) -> Nora15Config:
         action_dim=7,
         action_token_min=vocab["<robot_action_0>"],
         num_action_tokens=NUM_ACTION_TOKENS,
-        alpha=10.0,
+        token_head=TokenHeadConfig(end_token=vocab["<|im_end|>"]),
     )
+
+
+def make_fast_tokenizer() -> FastTokenizer:
+    """Fitted on smooth random chunks like those of an arm."""
+    random = np.random.default_rng(0)
+    chunks = random.normal(scale=0.2, size=(NUM_CHUNKS, 5, 7)).cumsum(axis=1)
+    chunks = np.clip(chunks + random.normal(scale=0.3, size=(NUM_CHUNKS, 1, 7)), -1.0, 1.0)
+    chunks[..., -1] = chunks[..., -1] > 0
+    return FastTokenizer.fit(chunks, NUM_ACTION_TOKENS)
 
 
 def write(out: Path, embodiment_file: Path, seed: int = 0) -> Nora15:
@@ -129,7 +141,7 @@ def write(out: Path, embodiment_file: Path, seed: int = 0) -> Nora15:
         "seed": seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-    checkpoint.save(out, model, tokenizer)
+    checkpoint.save(out, model, tokenizer, make_fast_tokenizer())
     checkpoint.save_facts(out, embodiment_file, {key: {"action": statistics.to_json()}}, card)
     return model
 
