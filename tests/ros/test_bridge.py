@@ -29,6 +29,7 @@ SOURCE = str(Path(__file__).parent / "chunk_source.py")
 BRIDGE = "nora_bringup.bridge.node"
 NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 PERIOD_S = 0.02
+N_STEP = {"execution": "n_step", "execute_steps": 50}
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_kill_9_of_the_policy_in_mid_motion_holds_the_arm_within_the_age_of_its_
     ros, spawn, embodiment_file
 ):
     """With the real simulator, and a policy that comes back."""
-    file = embodiment_file(action={"execute_steps": 50, "max_chunk_age_s": 0.6})
+    file = embodiment_file(action={**N_STEP, "max_chunk_age_s": 0.6})
     spawn("nora_bringup.sim_node", {"embodiment_file": file, "camera_rate_hz": 1})
     rig = Rig(ros, spawn, file, has_arm=False)
     measured = ros.collect("bridge/ee_pose", PoseStamped)
@@ -184,7 +185,7 @@ def test_a_frozen_camera_holds_the_arm_and_says_so(ros, spawn, embodiment_file):
 
 
 def test_joint_states_that_stop_hold_the_arm(ros, spawn, embodiment_file):
-    rig = Rig(ros, spawn, embodiment_file(action={"execute_steps": 50}))
+    rig = Rig(ros, spawn, embodiment_file(action=N_STEP))
     rig.policy()
     spawn(SOURCE, {"y": 0.01})
     rig.wait_until_moving()
@@ -319,7 +320,7 @@ def test_a_target_outside_the_workspace(ros, spawn, embodiment_file, on_violatio
 
 
 def test_home_brings_the_arm_back(ros, spawn, embodiment_file):
-    rig = Rig(ros, spawn, embodiment_file())
+    rig = Rig(ros, spawn, embodiment_file(action=N_STEP))
     rig.policy()
     home = rig.positions[0]
     rig.publish(step(x=0.03, yaw=0.2), step(y=0.03))

@@ -79,8 +79,14 @@ class Rig:
         return all(np.array_equal(t.joints_rad, before) for t in self.targets[-num:])
 
 
+def n_step(num_steps):
+    return {"execution": "n_step", "execute_steps": num_steps}
+
+
 def without_scale(**sections):
-    return gantry_embodiment(**{"safety": {"first_motion_steps": 0}, **sections})
+    """Steps at full size, two of each chunk."""
+    first = {"safety": {"first_motion_steps": 0}, "action": n_step(2)}
+    return gantry_embodiment(**first | sections)
 
 
 def moving_rig(embodiment=None):
@@ -119,7 +125,7 @@ def test_policy_mode_plays_only_chunks_that_come_after_it():
 
 def test_first_steps_are_scaled_each_time_policy_mode_begins():
     safety = {"first_motion_scale": 0.5, "first_motion_steps": 2}
-    rig = Rig(gantry_embodiment(safety=safety, action={"execute_steps": 3}))
+    rig = Rig(gantry_embodiment(safety=safety, action=n_step(3)))
     for _ in range(2):
         rig.policy()
         rig.chunk(*[step(y=0.02)] * 3)
@@ -285,7 +291,7 @@ def test_a_measurement_is_compared_with_the_command_of_its_time():
 
 def test_silence_of_the_policy_stops_the_arm_within_the_age_of_its_image():
     """Standing still when the image is max_chunk_age old, however many steps are left."""
-    embodiment = without_scale(action={"execute_steps": 50})
+    embodiment = without_scale(action=n_step(50))
     rig = Rig(embodiment)
     rig.policy()
     stamp_ns = rig.now_ns
@@ -382,7 +388,7 @@ def test_an_older_measurement_does_not_replace_a_newer_one():
 def test_an_estop_keeps_the_grip():
     rig = moving_rig()
     rig.chunk(step(gripper=0.0))
-    rig.tick(10)
+    rig.tick(20)
     rig.controller.estop()
     rig.tick(5)
     assert rig.targets[-1].gripper == 0.0
@@ -486,7 +492,7 @@ def test_whatever_comes_targets_keep_every_limit(
     # The joint-space part of homing has limits of its own, here too low to break those of poses.
     limits = {"joint_velocity_rad_s": joint_velocity, "joint_acceleration_rad_s2": 4.0}
     embodiment = gantry_embodiment(
-        limits=limits, workspace={"on_violation": on_violation}, action={"execute_steps": 3}
+        limits=limits, workspace={"on_violation": on_violation}, action=n_step(3)
     )
     start_m = BOX[0] + np.array(seeds[:3]) * (BOX[1] - BOX[0])
     start = np.concatenate([start_m / M_PER_RAD, np.array(seeds[3:]) * 2 - 1])
@@ -517,6 +523,54 @@ def happen(rig, what, *arguments):
             controller.reset_estop()
         case "reporting":
             (rig.is_reporting,) = arguments
+
+
+STRATEGIES = [
+    {"execution": "first_only", "execute_steps": 1},
+    {"execution": "n_step", "execute_steps": 3},
+    {"execution": "blend", "execute_steps": 5},
+]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda each: each["execution"])
+@settings(deadline=None, max_examples=30)
+@given(
+    signs=st.lists(st.tuples(*[st.sampled_from([-1.0, 0.3, 1.0])] * 6), min_size=3, max_size=12),
+    waits=st.lists(st.integers(1, 13), min_size=12, max_size=12),
+    ages=st.lists(st.floats(0.0, 0.7), min_size=12, max_size=12),
+)
+def test_the_target_is_continuous_where_contradictory_chunks_meet(strategy, signs, waits, ages):
+    """Full steps, which take longer than their period, one way and then any other."""
+    rig = Rig(without_scale(action=strategy))
+    rig.policy()
+    for sign_6, wait, age_s in zip(signs, waits, ages, strict=False):
+        size_6 = np.repeat([LIMITS.step_m, LIMITS.step_rad], 3)
+        rig.chunk(*[[*(sign_6 * size_6), 1.0]] * 5, age_s=age_s)
+        rig.tick(wait)
+    assert rig.executed
+    check_limits(rig)
+
+
+def jerky_motion(strategy, rng):
+    """Sum of |acceleration| of the target over 60 steps, m/s^2 per axis, a chunk every step."""
+    rig = Rig(without_scale(action=strategy))
+    rig.policy()
+    for _ in range(60):
+        rig.chunk(*[step(y=0.002 + y, z=z) for y, z in rng.normal(size=(5, 2)) * 0.01])
+        rig.tick(10)
+    assert rig.status.steps_executed == 60
+    assert rig.status.steps_clamped == 0
+    check_limits(rig)
+    position_m = np.array([t.pose.position_m for t in rig.targets])
+    return np.abs(np.diff(position_m, n=2, axis=0)).sum(axis=0) / PERIOD_S**2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blending_calms_jittering_predictions(seed):
+    first_only, _, blend = STRATEGIES
+    rough = jerky_motion(first_only, np.random.default_rng(seed))
+    calm = jerky_motion(blend, np.random.default_rng(seed))
+    assert np.all(calm[1:] < 0.9 * rough[1:])
 
 
 def test_the_real_arm_under_a_random_policy_keeps_every_limit():

@@ -33,6 +33,21 @@ def test_every_file_in_the_folder_loads(path):
     assert {camera.topic for camera in embodiment.cameras} <= set(embodiment.record)
 
 
+def test_the_first_step_alone_is_played_on_the_widowx():
+    """Whole chunks open loop crashed it (NORA paper, section 4.3)."""
+    for name in ("widowx", "sim_widowx"):
+        action = Embodiment.load(FOLDER / f"{name}.yaml").action
+        assert (action.execution, action.execute_steps) == ("first_only", 1)
+
+
+@pytest.mark.parametrize("execution", ["n_step", "blend"])
+def test_other_strategies_play_as_many_steps_as_they_say(tmp_path, execution):
+    def change(data):
+        data["action"].update(execution=execution, execute_steps=5)
+
+    assert load_changed(tmp_path, change).action.execute_steps == 5
+
+
 def test_is_frozen():
     embodiment = Embodiment.load(FILES[0])
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -71,6 +86,15 @@ def test_is_frozen():
             lambda d: d["action"].update(execute_steps=1.5),
             r"execute_steps: expected int, got float",
         ),
+        (
+            lambda d: d["action"].update(execute_steps=2),
+            r"action.execute_steps: expected 1 with execution first_only, got 2",
+        ),
+        (
+            lambda d: d["action"].update(execution="all"),
+            r"action.execution: expected one of \['first_only', 'n_step', 'blend'\], got 'all'",
+        ),
+        (lambda d: d["action"].pop("execution"), r"action.execution: missing key"),
         (lambda d: d["action"].update(names=["x"]), r"action.names: expected \['x', 'y', 'z'"),
         (lambda d: d["arm"].update(home_rad=[0.0]), r"arm.home_rad: expected 6 values, got 1"),
         (lambda d: d.update(cameras=[]), r"cameras: expected at least one"),

@@ -40,13 +40,18 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """The action space; `execute_steps` of a chunk are played before a newer one must be there."""
+    """The action space, and how chunks are executed: at most `execute_steps` of each.
+
+    `first_only`: the first step, then a newer chunk must be there; `n_step`: that many steps open
+    loop, then the newest chunk; `blend`: the mean of the newest chunk and those before it.
+    """
 
     names: tuple[str, ...]
     frame: str
     step_period_s: float
     statistics_key: str
     head: Literal["flow", "fast"]
+    execution: Literal["first_only", "n_step", "blend"]
     execute_steps: int
     max_chunk_age_s: float
 
@@ -55,6 +60,10 @@ class Action:
         if self.names != expected:
             raise ValueError(f"names: expected {list(expected)}, got {list(self.names)}")
         _require_positive(self, "step_period_s", "execute_steps", "max_chunk_age_s")
+        if self.execution == "first_only" and self.execute_steps != 1:
+            raise ValueError(
+                f"execute_steps: expected 1 with execution first_only, got {self.execute_steps}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
