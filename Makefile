@@ -7,8 +7,8 @@ RUN := scripts/with_env.sh
 setup: ## dependencies, build, env.sh; what is done stays done
 	@scripts/setup.sh
 
-demo: setup ## a simulated arm follows three instructions in closed loop: out/demo/
-	@$(RUN) nora demo $(ARGS)
+demo: setup ## a simulated arm follows three instructions in closed loop: out/demo/; HEAD=fast for tokens
+	@$(RUN) nora demo $(if $(HEAD),--head $(HEAD)) $(ARGS)
 
 test: lint ## lint, types, and every test; ARGS="-k word" for some
 	@$(RUN) python -m pytest $(ARGS)

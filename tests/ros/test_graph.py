@@ -29,11 +29,11 @@ def test_no_checkpoint_means_no_policy():
 def test_every_node_gets_the_same_embodiment_file_and_absolute_paths(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(embodiment_file("sim_widowx").read_text())
-    specs = node_specs(Options(str(file), "weights", "cpu", seed=3))
+    specs = node_specs(Options(str(file), "weights", "cpu", "fast", seed=3))
     assert {spec.parameters["embodiment_file"] for spec in specs} == {str(file)}
     policy = specs[-1].parameters
     assert Path(str(policy["checkpoint"])).is_absolute()
-    assert (policy["device"], policy["seed"]) == ("cpu", 3)
+    assert (policy["device"], policy["head"], policy["seed"]) == ("cpu", "fast", 3)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ def test_every_node_gets_the_same_embodiment_file_and_absolute_paths(tmp_path):
     [
         (Options("nobody"), FileNotFoundError, r"nobody.yaml.*available: .*sim_widowx"),
         (Options(sim="maybe"), ValueError, r"sim: expected auto, true or false, got 'maybe'"),
+        (Options(head="slow"), ValueError, r"head: expected auto, flow or fast, got 'slow'"),
         (Options("widowx", sim="true"), ValueError, r"sim: expected an embodiment whose driver"),
     ],
 )

@@ -42,13 +42,14 @@ def checkpoint(tmp_path_factory) -> Path:
 class Client:
     """Publishes images and instructions, collects chunks, sends goals."""
 
-    def __init__(self, ros, spawn, checkpoint: Path) -> None:
+    def __init__(self, ros, spawn, checkpoint: Path, **changes) -> None:
         self.ros = ros
         parameters = {
             "embodiment_file": str(EMBODIMENT),
             "checkpoint": str(checkpoint),
             "device": "cpu",
             "cpu_threads": 1,
+            **changes,
         }
         self.child = spawn(NODE, parameters)
         self.child.wait_for_output("ready:", START_S)
@@ -110,6 +111,20 @@ def test_chunks_carry_the_stamp_of_their_image_and_stop_with_the_instruction(cli
     so_far = len(client.chunks)
     client.stream_until(lambda: len(diagnostics) >= 2)
     assert len(client.chunks) == so_far
+
+
+def test_the_token_head_can_be_chosen_and_counts_its_tokens(ros, spawn, checkpoint):
+    client = Client(ros, spawn, checkpoint, head="fast")
+    diagnostics = ros.collect("/diagnostics", DiagnosticArray)
+    client.instructions.publish(String(data="go"))
+    client.stream_until(lambda: len(client.chunks) >= 3)
+    so_far = len(diagnostics)
+    client.stream_until(lambda: len(diagnostics) > so_far)
+    values = {item.key: item.value for item in diagnostics[-1].status[0].values}
+    client.action.destroy()
+    assert values["head"] == "fast"
+    assert 1 <= float(values["tokens_p50"]) <= float(values["tokens_max"]) <= 70
+    assert {gripper for chunk in client.chunks for gripper in chunk.actions[6::7]} <= {0.0, 1.0}
 
 
 def test_a_frozen_camera_gives_no_new_chunk_and_diagnostics_say_why(client):
@@ -240,6 +255,7 @@ def test_invalid_goals_are_answered_with_a_code(client, instruction, timeout):
         ({"checkpoint": ""}, "parameter checkpoint: expected a checkpoint folder"),
         ({"embodiment_file": "/nowhere.yaml"}, "/nowhere.yaml: no such embodiment file"),
         ({"device": "tpu"}, "device: expected"),
+        ({"head": "slow"}, "head: expected one of NORA-1.5, flow or fast, got 'slow'"),
     ],
 )
 def test_bad_parameters_are_one_clear_line_and_a_non_zero_exit(

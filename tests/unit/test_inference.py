@@ -106,7 +106,7 @@ def test_stats_rate_decays_when_chunks_stop():
     stats = InferenceStats()
     assert math.isnan(stats.summary(0).inference_p50_s)
     for k in range(11):
-        stats.record(0.010 + 0.001 * k, 0.1, k * 100_000_000)
+        stats.record(0.010 + 0.001 * k, 0.1, k, k * 100_000_000)
     running, stalled = stats.summary(1_100_000_000), stats.summary(11_000_000_000)
     assert running.inference_p50_s == pytest.approx(0.015)
     assert running.inference_p95_s == pytest.approx(0.0195)

@@ -114,6 +114,56 @@ def test_output_that_is_not_finite_is_an_error(saved, embodiment, bad):
         policy.infer(observe())
 
 
+# the token head
+
+
+@pytest.fixture(scope="module")
+def writer(saved, embodiment) -> Policy:
+    return Policy.load(saved, embodiment, "cpu", seed=0, head="fast")
+
+
+def test_tokens_become_complete_chunks_within_what_was_seen(writer, policy):
+    assert (writer.head, policy.head) == ("fast", "flow")
+    chunks = writer.sample(observe(), 32)
+    actions = np.stack([chunk.actions_TA for chunk in chunks])
+    assert actions.shape == (32, 5, 7)
+    assert (np.abs(actions[..., :6]) <= tiny.STEP).all()
+    assert set(np.unique(actions[..., 6])) == {0.0, 1.0}
+    assert all(0 < chunk.num_tokens <= 70 for chunk in chunks)
+    assert [chunk.num_tokens for chunk in policy.sample(observe(), 2)] == [0, 0]
+
+
+def test_the_likeliest_tokens_do_not_depend_on_the_seed(saved, embodiment, writer):
+    chunk = writer.infer(observe()).actions_TA
+    other = Policy.load(saved, embodiment, "cpu", seed=7, head="fast")
+    np.testing.assert_array_equal(other.infer(observe()).actions_TA, chunk)
+    first, second = writer.sample(observe(), 2)
+    assert not np.array_equal(first.actions_TA, second.actions_TA)
+    cold = writer.sample(observe(), 2, temperature=0.0)
+    assert all(np.array_equal(c.actions_TA, chunk) for c in cold)
+
+
+def test_sampled_tokens_follow_the_seed_and_not_the_number_of_samples(saved, embodiment):
+    first, second = (Policy.load(saved, embodiment, "cpu", 1, head="fast") for _ in range(2))
+    first.warm_up()
+    together = [chunk.actions_TA for chunk in first.sample(observe(), 3)]
+    alone = [second.sample(observe(), 1)[0].actions_TA for _ in range(3)]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_legacy_scales_the_gripper_like_everything_else(saved, embodiment):
+    """As the reference does for NORA: closed comes out as one half."""
+    legacy = Policy.load(saved, embodiment, "cpu", 0, "fast", is_legacy=True)
+    ours = Policy.load(saved, embodiment, "cpu", 0, "fast")
+    old = np.stack([chunk.actions_TA for chunk in legacy.sample(observe(), 16)])
+    new = np.stack([chunk.actions_TA for chunk in ours.sample(observe(), 16)])
+    raw_gripper = 2 * old[..., 6] - 1  # q01 = 0, q99 = 1
+    np.testing.assert_array_equal(new[..., 6], raw_gripper > 0.5)
+    assert (old[..., 6] < 0.5).any()
+    np.testing.assert_allclose(np.clip(old[..., :6], -tiny.STEP, tiny.STEP), new[..., :6])
+    assert not np.array_equal(old[..., :6], new[..., :6])
+
+
 # refusals
 
 
@@ -172,9 +222,22 @@ def test_a_wrong_action_size_is_named(folder, embodiment):
         Policy.load(folder, embodiment, "cpu")
 
 
-def test_the_token_head_is_not_there_yet(saved, embodiment):
-    with pytest.raises(ValueError, match="fast is not available yet, use head: flow"):
-        Policy.load(saved, change(embodiment, head="fast"), "cpu")
+def test_a_head_that_the_network_lacks_is_refused(folder, embodiment):
+    with pytest.raises(ValueError, match="NORA-1.5, flow or fast, got 'diffusion'"):
+        Policy.load(folder, embodiment, "cpu", head="diffusion")
+    path = folder / checkpoint.CONFIG
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "token_head": None}))
+    with pytest.raises(ValueError, match="head: expected one of NORA-1.5, flow, got 'fast'"):
+        Policy.load(folder, change(embodiment, head="fast"), "cpu")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
+def test_the_token_head_needs_its_fast_files(folder, embodiment, name):
+    (folder / checkpoint.FAST / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"fast/{name}"):
+        Policy.load(folder, embodiment, "cpu", head="fast")
+    Policy.load(folder, embodiment, "cpu", head="flow")
 
 
 def test_an_unknown_device_is_refused(saved, embodiment):

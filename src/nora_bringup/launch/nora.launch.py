@@ -18,6 +18,7 @@ DESCRIPTIONS = {
     "embodiment": "Robot: a file of config/embodiments without .yaml, or a path ending in .yaml",
     "checkpoint": "Folder of the policy's checkpoint; empty: no policy node",
     "device": "Where the policy runs: auto, cpu or cuda",
+    "head": "Head of the policy: auto (as the embodiment says), flow or fast (tokens)",
     "sim": "Run the simulator: auto (as the embodiment's driver says), true or false",
     "seed": "Of object placement and sampling noise; negative: random",
 }

@@ -31,6 +31,7 @@ class Demo:
     Attributes:
         checkpoint: folder of a policy; by default a tiny one with random weights is made.
         device: auto, cpu or cuda.
+        head: flow, fast, or auto: as the embodiment says.
         instructions: one trial each.
         trial_seconds: time limit of a trial.
         seed: of the first trial's object placement; the next ones count on.
@@ -39,6 +40,7 @@ class Demo:
 
     checkpoint: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    head: Literal["auto", "flow", "fast"] = "auto"
     instructions: tuple[str, ...] = INSTRUCTIONS
     trial_seconds: float = 12.0
     seed: int = 0
@@ -58,7 +60,7 @@ def run_demo(demo: Demo) -> int:
     path = embodiment_file("sim_widowx")
     embodiment = Embodiment.load(path)
     checkpoint = demo.checkpoint or _make_untrained_checkpoint(demo.out / "checkpoint", path)
-    options = Options("sim_widowx", str(checkpoint), demo.device, seed=demo.seed)
+    options = Options("sim_widowx", str(checkpoint), demo.device, demo.head, seed=demo.seed)
     specs = node_specs(options)
     print(f"starting {', '.join(spec.executable for spec in specs)}; logs in {logs}/")
     with start_graph(specs, logs) as graph:
@@ -99,7 +101,8 @@ def _last_line(log: Path) -> str:
 
 def _make_untrained_checkpoint(folder: Path, embodiment: Path) -> Path:
     """In a process of its own: this one never imports torch."""
-    if not (folder / "card.json").is_file():  # the file written last
+    written_last = ("card.json", "fast/tokenizer.json")
+    if not all((folder / name).is_file() for name in written_last):
         print(f"no checkpoint given: making a tiny one in {folder}/", flush=True)
         module = [sys.executable, "-m", "nora_policy.models.tiny"]
         arguments = ["--out", str(folder), "--embodiment", str(embodiment)]

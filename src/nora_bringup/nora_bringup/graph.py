@@ -33,6 +33,7 @@ class Options:
         embodiment: name of a file in `config/embodiments`, or a path to one.
         checkpoint: folder of the policy's checkpoint; empty starts no policy node.
         device: `auto`, `cpu` or `cuda`.
+        head: `flow` (action expert) or `fast` (tokens); `auto` is the embodiment's.
         sim: `auto` (simulate when the embodiment's driver is the simulator), `true` or `false`.
         seed: of the object placement and of the policy's sampling noise; negative is random.
     """
@@ -40,6 +41,7 @@ class Options:
     embodiment: str = "sim_widowx"
     checkpoint: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    head: Literal["auto", "flow", "fast"] = "auto"
     sim: Literal["auto", "true", "false"] = "auto"
     seed: int = -1
 
@@ -75,11 +77,13 @@ def node_specs(options: Options) -> tuple[NodeSpec, ...]:
     """The nodes to run; the bridge before the policy, so that someone holds before anyone asks.
 
     Raises:
-        ValueError, FileNotFoundError: the embodiment file is not right, `sim` is none of its
-            values, or the simulator is asked for with another driver.
+        ValueError, FileNotFoundError: the embodiment file is not right, `sim` or `head` is none of
+            its values, or the simulator is asked for with another driver.
     """
     path = embodiment_file(options.embodiment)
     embodiment = Embodiment.load(path)
+    if options.head not in ("auto", "flow", "fast"):  # a launch argument is any text
+        raise ValueError(f"head: expected auto, flow or fast, got {options.head!r}")
     common: dict[str, bool | int | float | str] = {"embodiment_file": str(path)}
     specs = []
     if _has_simulator(options.sim, embodiment):
@@ -90,6 +94,7 @@ def node_specs(options: Options) -> tuple[NodeSpec, ...]:
             **common,
             "checkpoint": str(Path(options.checkpoint).resolve()),
             "device": options.device,
+            "head": options.head,
             "seed": options.seed,
         }
         specs.append(NodeSpec("nora_policy", "policy", policy))

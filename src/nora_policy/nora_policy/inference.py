@@ -24,6 +24,8 @@ class Summary:
     inference_p95_s: float
     observation_age_p50_s: float
     observation_age_p95_s: float
+    tokens_p50: float
+    tokens_max: float
     rate_hz: float
     chunks: int
     dropped: int
@@ -39,10 +41,14 @@ class InferenceStats:
     failures: int = 0
     _inference_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _age_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _tokens: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _published_ns: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
-    def record(self, inference_s: float, observation_age_s: float, now_ns: int) -> None:
+    def record(
+        self, inference_s: float, observation_age_s: float, num_tokens: int, now_ns: int
+    ) -> None:
         self.chunks += 1
+        self._tokens.append(num_tokens)
         self._inference_s.append(inference_s)
         self._age_s.append(observation_age_s)
         self._published_ns.append(now_ns)
@@ -66,6 +72,8 @@ class InferenceStats:
             inference_p95_s=float(inference[1]),
             observation_age_p50_s=float(age[0]),
             observation_age_p95_s=float(age[1]),
+            tokens_p50=float(np.median(self._tokens)) if self._tokens else nan,
+            tokens_max=float(max(self._tokens, default=nan)),
             rate_hz=len(self._published_ns) / span_s if span_s > 0 else nan,
             chunks=self.chunks,
             dropped=self.dropped,

@@ -41,6 +41,7 @@ class PolicyNode(ManagedNode):
         self.embodiment = load_embodiment(self)
         self.checkpoint = parameter(self, "checkpoint", "", "Checkpoint folder (required).")
         self.device = parameter(self, "device", "auto", "auto, cpu or cuda.")
+        self.head = parameter(self, "head", "auto", "flow, fast, or auto: the embodiment's.")
         self.seed = parameter(self, "seed", -1, "Seed of the sampling noise; negative: random.")
         spare = max(1, (os.cpu_count() or 2) - 1)
         self.cpu_threads = parameter(self, "cpu_threads", spare, "Threads of torch on the CPU.")
@@ -59,7 +60,10 @@ class PolicyNode(ManagedNode):
         if not self.checkpoint:
             raise ValueError("parameter checkpoint: expected a checkpoint folder, got none")
         seed = None if self.seed < 0 else self.seed
-        self.policy = Policy.load(Path(self.checkpoint), self.embodiment, self.device, seed)
+        head = None if self.head == "auto" else self.head
+        self.policy = Policy.load(
+            Path(self.checkpoint), self.embodiment, self.device, seed, head
+        )
         self.policy.warm_up()
         self.buffer = ObservationBuffer(self.embodiment.cameras)
         self.chunk_publisher = self.create_publisher(ActionChunkMsg, "policy/action_chunk", 1)
@@ -90,7 +94,7 @@ class PolicyNode(ManagedNode):
         self.worker = InferenceWorker(
             self.policy.infer, self._publish_chunk, self._on_failure, self._on_crash
         )
-        self.get_logger().info(f"ready: {self.policy.name} on {self.policy.device}")
+        self.get_logger().info(f"ready: {self.policy.name}, {self.policy.head} head, on {self.policy.device}")
 
     def deactivate(self) -> None:
         self._end_goal(Ending(GoalError.NOT_ACTIVE, "the policy node was deactivated"))
@@ -139,7 +143,8 @@ class PolicyNode(ManagedNode):
         msg = convert.chunk_to_msg(chunk, inference_s)
         now_ns = self._now_ns()
         self.chunk_publisher.publish(msg)
-        self.stats.record(inference_s, (now_ns - chunk.stamp_ns) * 1e-9, now_ns)
+        age_s = (now_ns - chunk.stamp_ns) * 1e-9
+        self.stats.record(inference_s, age_s, chunk.num_tokens, now_ns)
 
     def _on_failure(self, error: Exception) -> None:
         self.stats.failures += 1
@@ -225,7 +230,7 @@ class PolicyNode(ManagedNode):
         values = {
             "checkpoint": self.policy.name,
             "device": str(self.policy.device),
-            "head": self.embodiment.action.head,
+            "head": self.policy.head,
             "instruction": self.instruction,
             **dataclasses.asdict(self.stats.summary(now_ns)),
             "bad_images": self.bad_images,
