@@ -20,8 +20,9 @@ from machine import processor
 from tqdm import tqdm
 
 from nora_policy.embodiment import Camera
-from nora_policy.models import backbone, checkpoint
+from nora_policy.models import backbone, checkpoint, nora15
 from nora_policy.models.config import NORA15_3B, NoraConfig
+from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15
 from nora_policy.models.tiny import make_config, make_tokenizer
 from nora_policy.preprocess import ModelInputs, Preprocessor
@@ -68,10 +69,10 @@ class Row:
     flow_ms: np.ndarray
 
 
-def build(config: NoraConfig, device: torch.device, dtype: torch.dtype) -> Nora15:
+def build(config: NoraConfig, device: torch.device, dtype: torch.dtype) -> Nora:
     """Random weights straight in `dtype` on `device`, without a float32 copy."""
     with torch.device("meta"):
-        model = Nora15(config).to(dtype)
+        model = nora15.build(config).to(dtype)
     model = model.to_empty(device=device)
     backbone.restore_unsaved(model.vlm)
     parameters = list(model.named_parameters())
@@ -122,6 +123,7 @@ def now(device: torch.device) -> float:
 def parity(device: torch.device) -> float:
     """Largest relative difference to the original's actions (tests/golden), float32."""
     model = checkpoint.load(GOLDEN, device, torch.float32)
+    assert isinstance(model, Nora15)
     with np.load(GOLDEN / "golden.npz") as arrays:
         golden = {name: torch.from_numpy(array) for name, array in arrays.items()}
     ids = golden["input_ids"]
@@ -183,6 +185,7 @@ def run(settings: Settings) -> str:
         config = dataclasses.replace(NORA15_3B, token_ids=ids, action_token_min=first)
         dtype = torch.bfloat16
     model = build(config, device, dtype)
+    assert isinstance(model, Nora15)
     sizes = count(model)
     if settings.size == "3b":
         assert sizes == (BACKBONE_PARAMETERS, EXPERT_PARAMETERS), sizes

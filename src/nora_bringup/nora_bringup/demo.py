@@ -100,9 +100,10 @@ def _last_line(log: Path) -> str:
 
 
 def _make_untrained_checkpoint(folder: Path, embodiment: Path) -> Path:
-    """In a process of its own: this one never imports torch."""
-    written_last = ("card.json", "fast/tokenizer.json")
-    if not all((folder / name).is_file() for name in written_last):
+    """In a process of its own: this one never imports torch. Made again for a changed robot."""
+    copy = folder / "embodiment.yaml"
+    is_there = (folder / "card.json").is_file() and (folder / "fast").is_dir()
+    if not is_there or copy.read_text() != embodiment.read_text():
         print(f"no checkpoint given: making a tiny one in {folder}/", flush=True)
         module = [sys.executable, "-m", "nora_policy.models.tiny"]
         arguments = ["--out", str(folder), "--embodiment", str(embodiment)]
