@@ -167,10 +167,11 @@ class Sentence:
         horizon, depth = self._grammar.horizon, columns.low_UF.shape[1]
         low_UF = np.full((row_U.size, horizon + depth), ANY.min, np.int64)
         high_UF = np.full_like(low_UF, ANY.max)
-        low_UF[:, :horizon] = self._coefficients_FA.T[dim_U]
         for row in (row_U.min(), row_U.max()):
-            low_UF[row_U == row, row : row + depth] = columns.low_UF[row_U == row]
-            high_UF[row_U == row, row : row + depth] = columns.high_UF[row_U == row]
+            is_here_U = row_U == row
+            low_UF[is_here_U, :row] = self._coefficients_FA[:row, dim_U[is_here_U]].T
+            low_UF[is_here_U, row : row + depth] = columns.low_UF[is_here_U]
+            high_UF[is_here_U, row : row + depth] = columns.high_UF[is_here_U]
         is_behind_UF = low_UF == ANY.min
         is_ok_U = np.ones(row_U.size, np.bool_)
         for k in range(row_U.min() + 1, horizon):
