@@ -61,9 +61,7 @@ class PolicyNode(ManagedNode):
             raise ValueError("parameter checkpoint: expected a checkpoint folder, got none")
         seed = None if self.seed < 0 else self.seed
         head = None if self.head == "auto" else self.head
-        self.policy = Policy.load(
-            Path(self.checkpoint), self.embodiment, self.device, seed, head
-        )
+        self.policy = Policy.load(Path(self.checkpoint), self.embodiment, self.device, seed, head)
         self.policy.warm_up()
         self.buffer = ObservationBuffer(self.embodiment.cameras)
         self.chunk_publisher = self.create_publisher(ActionChunkMsg, "policy/action_chunk", 1)
@@ -94,7 +92,9 @@ class PolicyNode(ManagedNode):
         self.worker = InferenceWorker(
             self.policy.infer, self._publish_chunk, self._on_failure, self._on_crash
         )
-        self.get_logger().info(f"ready: {self.policy.name}, {self.policy.head} head, on {self.policy.device}")
+        self.get_logger().info(
+            f"ready: {self.policy.name}, {self.policy.head} head, on {self.policy.device}"
+        )
 
     def deactivate(self) -> None:
         self._end_goal(Ending(GoalError.NOT_ACTIVE, "the policy node was deactivated"))
