@@ -1,5 +1,6 @@
-"""NORA-1.5 on a CUDA GPU: the numbers of the CPU, and no waiting inside the flow."""
+"""The networks on a CUDA GPU: the numbers of the CPU, and no waiting inside the flow."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from nora_policy.embodiment import Embodiment
 from nora_policy.models import checkpoint, tiny
+from nora_policy.models.grammar import Grammar, Sentence
 from nora_policy.policy import Policy
 from nora_policy.preprocess import ModelInputs
 from nora_policy.types import Observation
@@ -65,3 +67,24 @@ def test_a_policy_answers_in_bfloat16(tmp_path):
         chunks[device] = policy.infer(observation).actions_TA
     span = np.array([*(2 * tiny.STEP), 1.0])
     assert np.abs((chunks["cpu"] - chunks["cuda"]) / span).max() < 0.1
+
+
+@torch.no_grad()
+def test_the_gpu_writes_the_tokens_of_the_cpu(tmp_path):
+    tiny.write(tmp_path, EMBODIMENT)
+    config = checkpoint.load_config(tmp_path)
+    grammar = Grammar(checkpoint.load_fast(tmp_path, config), config.horizon, config.action_dim)
+    inputs, _ = golden()
+    ids = config.token_ids
+    marks = {506: ids.vision_start, 507: ids.vision_end, 508: ids.image}
+    tokens = [marks.get(int(token), int(token) % 200) for token in inputs.input_ids_BL[0]]
+    inputs = dataclasses.replace(inputs, input_ids_BL=torch.tensor([tokens]))
+    texts = []
+    for device in ("cpu", "cuda"):
+        model = checkpoint.load(tmp_path, torch.device(device), torch.float32)
+        greedy, sampled = [Sentence(grammar)], [Sentence(grammar) for _ in range(4)]
+        prefix, hidden = model.encode(inputs)
+        model.write(prefix, hidden, greedy)
+        model.write(prefix, hidden, sampled, [torch.Generator().manual_seed(i) for i in range(4)])
+        texts.append([sentence.ids for sentence in (*greedy, *sampled)])
+    assert texts[0] == texts[1]
