@@ -207,6 +207,21 @@ class Embodiment:
             raise ValueError(f"{path}: {error}") from error
 
 
+def taught_differences(expected: Embodiment, got: Embodiment) -> list[str]:
+    """In what a network is taught, one line for everything that differs between two robots."""
+    a, b = _taught(expected), _taught(got)
+    return [f"{name}: expected {a[name]}, got {b[name]}" for name in a if a[name] != b[name]]
+
+
+def _taught(embodiment: Embodiment) -> dict[str, object]:
+    action = embodiment.action
+    names = ("names", "frame", "step_period_s", "statistics_key")
+    return {
+        **{f"action.{name}": getattr(action, name) for name in names},
+        "cameras": [camera.name for camera in embodiment.cameras],
+    }
+
+
 def _require_positive(obj: object, *names: str) -> None:
     for name in names:
         value = getattr(obj, name)

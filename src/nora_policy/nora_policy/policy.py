@@ -5,14 +5,13 @@ Normalised actions do not leave this file.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nora_policy.embodiment import Embodiment
+from nora_policy.embodiment import Embodiment, taught_differences
 from nora_policy.models import checkpoint
 from nora_policy.models.expert import Prefix
 from nora_policy.models.grammar import Grammar, Sentence
@@ -235,23 +234,9 @@ def _check_taught(folder: Path, embodiment: Embodiment) -> None:
     path = folder / checkpoint.EMBODIMENT
     if not path.is_file():
         return
-    taught, got = _taught(Embodiment.load(path)), _taught(embodiment)
-    differences = [
-        f"{name}: expected {taught[name]}, got {got[name]}"
-        for name in taught
-        if taught[name] != got[name]
-    ]
+    differences = taught_differences(Embodiment.load(path), embodiment)
     if differences:
         raise ValueError(
             f"checkpoint {folder} was trained for another robot than {embodiment.name}: "
             + "; ".join(differences)
         )
-
-
-def _taught(embodiment: Embodiment) -> dict[str, object]:
-    action = dataclasses.asdict(embodiment.action)
-    names = ("names", "frame", "step_period_s", "statistics_key")
-    return {
-        **{f"action.{name}": action[name] for name in names},
-        "cameras": [camera.name for camera in embodiment.cameras],
-    }

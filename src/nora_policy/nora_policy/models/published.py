@@ -1,6 +1,21 @@
-"""The published NORA-1.5 layout: names of parameters, and what they say of the network.
+"""The published layouts: names of parameters, and the network that these files describe.
 
-One `model.safetensors`; `config.json`, if any, is that of Qwen2.5-VL and does not know the expert.
+NORA and NORA-Long are folders of transformers' Qwen2.5-VL; NORA-1.5 is one `model.safetensors`
+whose names begin with `vlm.` or `action_`, its `config.json`, if any, knows nothing of the expert.
+
+Written without sight of the files. Assumed, checked where a folder is read, and never verified
+against the release:
+- NORA has no `lm_head` of its own, or one equal to the embedding; names are those of transformers
+  4.50 (`visual.*`, `model.layers.*`) or of 4.52 and later (`model.visual.*`,
+  `model.language_model.*`);
+- the action tokens are the ids 151665 ... 153712 and the embedding has a row for each of them;
+- nothing in the files says the horizon of NORA and NORA-Long;
+- NORA-1.5 has the expert of its constructor (228 377 095 parameters, the paper says about 400 M),
+  in float32 or bfloat16; preference training leaves `ref_action_expert.*` and
+  `ref_action_out_proj.*` behind;
+- `generation_config.json` has the repetition penalty that NORA was evaluated with;
+- images of 224 x 224 px pass the image processor unresized;
+- the FAST tokenizer is FAST+ with the hash `published_files.FAST_PLUS`.
 """
 
 from __future__ import annotations
@@ -8,21 +23,38 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+from nora_policy.models import files
 from nora_policy.models.config import (
     NORA15_3B,
     ExpertConfig,
     NoraConfig,
     TextConfig,
-    TokenIds,
+    TokenHeadConfig,
     VisionConfig,
 )
+from nora_policy.models.published_files import Tokens
+from nora_policy.models.shapes import EMBEDDING, LM_HEAD
 
 C = TypeVar("C", TextConfig, VisionConfig)
 Shapes = Mapping[str, tuple[int, ...]]
 
-EMBEDDING = "vlm.model.language_model.embed_tokens.weight"
+ACTION_IN = "action_in_proj.weight"
+SOURCE = "source.json"
+AUTHORS = "declare-lab"
+SUITES = ("spatial", "object", "goal", "10")
+# Horizon of every release.
+RELEASES = {
+    "nora": 1,
+    "nora-long": 5,
+    **{f"nora-finetuned-libero-{suite}": 1 for suite in SUITES},
+    **{f"nora-long-finetuned-libero-{suite}": 5 for suite in SUITES},
+    "nora-1.5": 5,
+    "nora-1.5-libero": 5,
+    "nora-1.5-fractal-dpo": 5,
+}
 # The frozen reference of preference training, saved beside the policy.
 IGNORED_PREFIXES = ("ref_action_expert.", "ref_action_out_proj.")
 # What older versions of transformers called the same parameters.
@@ -30,15 +62,32 @@ RENAMED = (
     (re.compile(r"^vlm\.visual\."), "vlm.model.visual."),
     (re.compile(r"^vlm\.model\.(?=(?:layers|embed_tokens|norm)\.)"), "vlm.model.language_model."),
 )
+# Settings of Qwen2.5-VL that our code takes for granted.
+GRANTED = {"hidden_act": "silu", "use_sliding_window": False, "model_type": "qwen2_5_vl"}
 
 
-def names(stored: Iterable[str]) -> dict[str, str]:
-    """Our name of every parameter that counts -> its name in the file."""
+def release(folder: Path) -> str | None:
+    """Which of `RELEASES` a folder holds, as its download or else its name says."""
+    if (folder / SOURCE).is_file():
+        authors, _, name = str(files.read_json(folder / SOURCE).get("repo")).partition("/")
+        return name if authors == AUTHORS and name in RELEASES else None
+    cached = re.search(rf"models--{AUTHORS}--([^/]+)/snapshots/", folder.resolve().as_posix())
+    name = cached[1] if cached else folder.resolve().name
+    return name if name in RELEASES else None
+
+
+def is_nora15(stored: Iterable[str]) -> bool:
+    """Whether these parameters are those of NORA-1.5, not of a plain Qwen2.5-VL."""
+    return any(name.startswith(("vlm.", "action_")) for name in stored)
+
+
+def names(stored: Iterable[str], prefix: str = "") -> dict[str, str]:
+    """Our name of every parameter that counts -> its name in the file, without `prefix`."""
     found: dict[str, str] = {}
     for old in stored:
         if old.startswith(IGNORED_PREFIXES):
             continue
-        new = old
+        new = prefix + old
         for pattern, replacement in RENAMED:
             new = pattern.sub(replacement, new)
         if new in found:
@@ -47,16 +96,72 @@ def names(stored: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def config(data: Mapping[str, Any], shapes: Shapes) -> NoraConfig:
+def config(
+    data: Mapping[str, Any],
+    shapes: Shapes,
+    tokens: Tokens,
+    head: TokenHeadConfig,
+    horizon: int,
+    notes: list[str],
+) -> NoraConfig:
     """The network that `data` (a Qwen2.5-VL config, may be empty) and the parameters describe.
 
-    What neither says is as in the release: horizon 5, loss weight, ids of the tokens.
+    What neither says is as in the release. `shapes` by our names; surprises go into `notes`.
     """
     nested = data.get("text_config") or data
+    _check_granted(data, nested)
     rope = nested.get("rope_parameters") or nested.get("rope_scaling") or {}
-    text = _replace(NORA15_3B.text_config, {**data, **nested, **rope})
-    text = dataclasses.replace(text, vocab_size=_shape(shapes, EMBEDDING)[0])
-    hidden, action_dim = _shape(shapes, "action_in_proj.weight")
+    rows = _shape(shapes, EMBEDDING)[0]
+    stated = {**data, **nested}.get("vocab_size", rows)
+    if stated != rows:
+        notes.append(f"config.json: vocab_size is {stated}, the embedding has {rows} rows")
+    text = dataclasses.replace(
+        _replace(NORA15_3B.text_config, {**data, **nested, **rope}),
+        vocab_size=rows,
+        tie_word_embeddings=_is_tied(data, nested, shapes, notes),
+    )
+    expert = _expert(text, shapes)
+    return dataclasses.replace(
+        NORA15_3B,
+        text_config=text,
+        vision_config=_replace(NORA15_3B.vision_config, data.get("vision_config") or {}),
+        token_ids=tokens.markers,
+        horizon=horizon,
+        action_dim=shapes[ACTION_IN][1] if expert else NORA15_3B.action_dim,
+        action_token_min=tokens.action_min,
+        num_action_tokens=tokens.num_actions,
+        expert=expert,
+        token_head=head,
+    )
+
+
+def _check_granted(data: Mapping[str, Any], nested: Mapping[str, Any]) -> None:
+    for name, granted in GRANTED.items():
+        got = (data if name == "model_type" else nested).get(name, granted)
+        if got != granted:
+            raise ValueError(f"{name}: expected {granted!r}, got {got!r}")
+    if "quantization_config" in data:
+        raise ValueError("quantization_config: expected none: quantised weights are not read")
+
+
+def _is_tied(
+    data: Mapping[str, Any], nested: Mapping[str, Any], shapes: Shapes, notes: list[str]
+) -> bool:
+    """Whether the output is the embedding, which is so in the release."""
+    name = "tie_word_embeddings"
+    stated = data.get(name, nested.get(name))
+    if stated is False:
+        notes.append(f"config.json: {name} is false, in the release it is true")
+    elif stated is None and data:
+        notes.append(f"config.json: {name} is not stated, true is assumed as in the release")
+    if LM_HEAD in shapes:
+        notes.append(f"{LM_HEAD} is in the file, in the release it is tied and absent")
+    return stated is not False
+
+
+def _expert(text: TextConfig, shapes: Shapes) -> ExpertConfig | None:
+    if not any(name.startswith("action_") for name in shapes):
+        return None
     layer = "action_expert.layers.0"
     query = f"{layer}.self_attn.q_proj.weight"
     num_heads, rest = divmod(_shape(shapes, query)[0], text.head_dim)
@@ -65,25 +170,13 @@ def config(data: Mapping[str, Any], shapes: Shapes) -> NoraConfig:
             f"{query}: expected a multiple of head_dim {text.head_dim} rows, "
             f"got {_shape(shapes, query)[0]}"
         )
-    return dataclasses.replace(
-        NORA15_3B,
-        text_config=text,
-        vision_config=_replace(NORA15_3B.vision_config, data.get("vision_config") or {}),
-        token_ids=_token_ids(data),
-        expert=ExpertConfig(
-            hidden_size=hidden,
-            intermediate_size=_shape(shapes, f"{layer}.mlp.gate_proj.weight")[0],
-            num_attention_heads=num_heads,
-            num_key_value_heads=text.num_key_value_heads,
-            num_hidden_layers=text.num_hidden_layers,
-        ),
-        action_dim=action_dim,
+    return ExpertConfig(
+        hidden_size=_shape(shapes, ACTION_IN)[0],
+        intermediate_size=_shape(shapes, f"{layer}.mlp.gate_proj.weight")[0],
+        num_attention_heads=num_heads,
+        num_key_value_heads=text.num_key_value_heads,
+        num_hidden_layers=text.num_hidden_layers,
     )
-
-
-def _token_ids(data: Mapping[str, Any]) -> TokenIds:
-    known = dataclasses.asdict(NORA15_3B.token_ids)
-    return TokenIds(**{name: data.get(f"{name}_token_id", index) for name, index in known.items()})
 
 
 def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:

@@ -1,0 +1,236 @@
+"""A checkpoint folder, ours or published, read and checked without its weights (no torch).
+
+Ours is `model.safetensors`, `config.json`, `tokenizer.json`, `norm_stats.json`, `embodiment.yaml`,
+`card.json` and, for the token head, `fast/` (the files of a FAST tokenizer). A published one has
+`config.json` in the style of Qwen2.5-VL, or none, and its weights may be in shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from nora_policy import schema
+from nora_policy.models import files, published, published_files, weights
+from nora_policy.models.config import NORA_3B, NoraConfig
+from nora_policy.models.fast import FastTokenizer
+from nora_policy.models.shapes import EMBEDDING, LM_HEAD, shapes
+from nora_policy.models.weights import INDEX, WEIGHTS, Stored
+
+CONFIG, TOKENIZER = published_files.CONFIG, published_files.TOKENIZER
+IGNORED = (*weights.PICKLES, ".py")
+FAST = "fast"  # folder
+STATISTICS, EMBODIMENT, CARD = "norm_stats.json", "embodiment.yaml", "card.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A folder whose files agree with each other.
+
+    `tensors`: our name of a parameter -> where it is. `dropped`: names in the files of what is not
+    used. `notes`: what is unlike the release, one line each. The horizon of the config means
+    nothing unless `is_horizon_known`.
+    """
+
+    folder: Path
+    is_ours: bool
+    config: NoraConfig
+    is_horizon_known: bool
+    tensors: Mapping[str, Stored]
+    dropped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether the file repeats the embedding as the output."""
+        return self.config.text_config.tie_word_embeddings and LM_HEAD in self.tensors
+
+
+def read(folder: Path, horizon: int | None = None) -> Layout:
+    """Everything but the weights themselves; `horizon` is for what does not say it (NORA).
+
+    Raises:
+        FileNotFoundError: the folder or its weights are not there.
+        ValueError: names the file and what does not fit in it, one line.
+    """
+    require(folder, WEIGHTS)
+    stored = weights.read(folder)
+    path = folder / CONFIG
+    data = files.read_json(path) if path.is_file() else {}
+    layout = (_ours if "expert" in data else _published)(folder, data, stored, horizon)
+    expected = shapes(layout.config)
+    if layout.config.text_config.tie_word_embeddings and LM_HEAD not in layout.tensors:
+        del expected[LM_HEAD]
+    got = {name: tensor.shape for name, tensor in layout.tensors.items()}
+    if problem := weights.difference(expected, got):
+        raise ValueError(f"{_weights_file(folder)}: {problem}")
+    return layout
+
+
+def load_config(folder: Path, horizon: int | None = None) -> NoraConfig:
+    """What our `config.json` says, or the published layout in its own way; raises as `read`."""
+    return require_horizon(read(folder, horizon)).config
+
+
+def require_horizon(layout: Layout) -> Layout:
+    """Raise `ValueError` unless the files, or whoever asked for them, say the horizon."""
+    if not layout.is_horizon_known:
+        raise ValueError(
+            f"checkpoint {layout.folder}: horizon: expected 1 (NORA) or 5 (NORA-Long), the "
+            f"published files do not say it: nora-checkpoint convert {layout.folder} OUT --horizon"
+        )
+    return layout
+
+
+def check_tied(layout: Layout) -> None:
+    """Raise `ValueError` where an output that the embedding should be has values of its own."""
+    if not layout.has_tied_head:
+        return
+    head, embedding = layout.tensors[LM_HEAD], layout.tensors[EMBEDDING]
+    blocks = zip(head.blocks(), embedding.blocks(), strict=False)
+    if head.dtype != embedding.dtype or any(a != b for a, b in blocks):
+        raise ValueError(f"{head.path}: {LM_HEAD}: expected the values of the embedding (tied)")
+
+
+def require(folder: Path, *names: str) -> None:
+    """Raise `FileNotFoundError` naming the files of `names` that `folder` lacks.
+
+    An index of shards counts as weights.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"checkpoint {folder}: no such folder")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if WEIGHTS in missing and (folder / INDEX).is_file():
+        missing.remove(WEIGHTS)
+    if not missing:
+        return
+    available = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in available if name.endswith(weights.PICKLES)]
+    if WEIGHTS in missing and pickles:
+        raise ValueError(
+            f"checkpoint {folder}: expected {WEIGHTS}, got {pickles[0]}: a pickle, which may run "
+            "code when opened; safetensors only"
+        )
+    raise FileNotFoundError(
+        f"checkpoint {folder}: expected {', '.join(missing)}, available: {available}"
+    )
+
+
+def load_tokenizer(folder: Path, config: NoraConfig) -> Tokenizer:
+    """Read `tokenizer.json`; its markers must have the ids that the network was trained with."""
+    if not (folder / TOKENIZER).is_file() and (folder / "vocab.json").is_file():
+        raise FileNotFoundError(
+            f"{folder / TOKENIZER}: no such file; vocab.json and merges.txt are not enough, "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes it"
+        )
+    require(folder, TOKENIZER)
+    path = folder / TOKENIZER
+    files.read_json(path)  # tokenizers itself raises a bare Exception
+    tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    last = config.num_action_tokens - 1
+    expected = {
+        "<|image_pad|>": config.token_ids.image,
+        "<|vision_start|>": config.token_ids.vision_start,
+        "<|vision_end|>": config.token_ids.vision_end,
+        "<robot_action_0>": config.action_token_min,
+        f"<robot_action_{last}>": config.action_token_min + last,
+    }
+    for token, index in expected.items():
+        if tokenizer.token_to_id(token) != index:
+            raise ValueError(
+                f"{path}: {token}: expected id {index}, got {tokenizer.token_to_id(token)}"
+            )
+    return tokenizer
+
+
+def load_fast(folder: Path, config: NoraConfig) -> FastTokenizer:
+    """Read `fast/`; it may not have more tokens than the network has rows for them."""
+    fast = FastTokenizer.load(folder / FAST)
+    if fast.vocab_size > config.num_action_tokens:
+        raise ValueError(
+            f"{folder / FAST}: expected at most {config.num_action_tokens} tokens, "
+            f"got {fast.vocab_size}"
+        )
+    return fast
+
+
+def _ours(
+    folder: Path, data: Mapping[str, Any], stored: Mapping[str, Stored], horizon: int | None
+) -> Layout:
+    try:
+        config = schema.build(NoraConfig, data)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    if horizon not in (None, config.horizon):
+        raise ValueError(f"{folder / CONFIG}: horizon: expected {horizon}, got {config.horizon}")
+    names = _names(folder, stored, "")
+    return _layout(folder, True, config, True, names, stored, [])
+
+
+def _published(
+    folder: Path, data: Mapping[str, Any], stored: Mapping[str, Stored], horizon: int | None
+) -> Layout:
+    is_nora15 = published.is_nora15(stored)
+    if is_nora15 and not any(name.startswith("action_") for name in stored):
+        raise ValueError(
+            f"{_weights_file(folder)}: expected the action expert of NORA-1.5 (action_expert.*, "
+            "action_in_proj.*), got only its backbone"
+        )
+    is_horizon_known = is_nora15 or horizon is not None
+    if is_nora15 and horizon not in (None, 5):
+        raise ValueError(f"checkpoint {folder}: horizon: expected 5 for NORA-1.5, got {horizon}")
+    names = _names(folder, stored, "" if is_nora15 else "vlm.")
+    known = {new: stored[old].shape for new, old in names.items()}
+    notes: list[str] = []
+    if not data:
+        notes.append(f"{CONFIG}: not there, the dimensions of the release are assumed")
+    if ignored := sorted(p.name for p in folder.iterdir() if p.name.endswith(IGNORED)):
+        notes.append(f"ignored, since they may run code: {', '.join(ignored)}")
+    is_release_size = known.get(EMBEDDING, (0, 0))[1:] == (NORA_3B.text_config.hidden_size,)
+    tokens = published_files.tokens(folder, data, is_release_size, notes)
+    head = published_files.token_head(folder, tokens.end, notes)
+    try:
+        horizon = 5 if is_nora15 else horizon or 1
+        config = published.config(data, known, tokens, head, horizon, notes)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    vision = config.vision_config
+    patches = {
+        "patch_size": vision.patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
+    published_files.check_images(folder, patches, config.image_size, notes)
+    return _layout(folder, False, config, is_horizon_known, names, stored, notes)
+
+
+def _names(folder: Path, stored: Mapping[str, Stored], prefix: str) -> dict[str, str]:
+    try:
+        return published.names(stored, prefix)
+    except ValueError as error:
+        raise ValueError(f"{_weights_file(folder)}: {error}") from error
+
+
+def _layout(
+    folder: Path,
+    is_ours: bool,
+    config: NoraConfig,
+    is_horizon_known: bool,
+    names: Mapping[str, str],
+    stored: Mapping[str, Stored],
+    notes: list[str],
+) -> Layout:
+    used = set(names.values())
+    dropped = tuple(sorted(name for name in stored if name not in used))
+    if dropped:
+        notes.append(f"{len(dropped)} tensors are not used: {', '.join(dropped[:2])}, ...")
+    tensors = {new: stored[old] for new, old in names.items()}
+    return Layout(folder, is_ours, config, is_horizon_known, tensors, dropped, tuple(notes))
+
+
+def _weights_file(folder: Path) -> Path:
+    return folder / (INDEX if (folder / INDEX).is_file() else WEIGHTS)
