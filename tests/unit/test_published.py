@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import releases
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from releases import change_json, old_names, publish, with_reference, with_tied_head
 
 from nora_policy.embodiment import Embodiment
@@ -346,6 +348,49 @@ def test_a_header_that_is_none(folder, header):
     refuses(folder, r"not a readable safetensors file|truncated")
 
 
+VALID = (
+    b'{"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[0]}}'
+)
+JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+JSON = JSON | st.lists(JSON, max_size=3) | st.dictionaries(st.text(max_size=3), JSON, max_size=2)
+
+
+def problem_of(read, path) -> str:
+    """What it raises; its path when it raises nothing."""
+    try:
+        read(path)
+    except ValueError as error:
+        return str(error)
+    return str(path)
+
+
+@given(st.data())
+def test_any_bytes_are_a_header_or_a_named_error(tmp_path_factory, data):
+    header = bytearray(VALID)
+    for position in data.draw(st.lists(st.integers(0, len(header) - 1), max_size=3)):
+        header[position] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    tail = data.draw(st.binary(max_size=9))
+    path.write_bytes(len(header).to_bytes(8, "little") + header + tail)
+    assert problem_of(weights.header, path).startswith(str(path))
+
+
+NAMES = ["config.json", "generation_config.json", "preprocessor_config.json"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(name=st.sampled_from(NAMES), data=st.data())
+def test_any_value_in_a_small_file_loads_or_is_a_named_error(folder, name, data):
+    path = folder / name
+    before = path.read_text()
+    values = json.loads(before)
+    key = data.draw(st.sampled_from(sorted({*values, "text_config", "rope_parameters", "size"})))
+    path.write_text(json.dumps({**values, key: data.draw(JSON)}))
+    problem = problem_of(layout.read, folder)
+    path.write_text(before)
+    assert str(folder) in problem
+
+
 def test_a_missing_shard(nora):
     (nora / "model-00002-of-00003.safetensors").unlink()
     message = r"1 of 3 shards missing: model-00002-of-00003\.safetensors$"
@@ -379,6 +424,7 @@ def test_an_index_and_a_file(nora):
     ("name", "values", "message"),
     [
         ("config.json", {"model_type": "qwen2_vl"}, "expected 'qwen2_5_vl', got 'qwen2_vl'"),
+        ("config.json", {"num_hidden_layers": 10**12}, "expected those of 89 tensors, got"),
         ("config.json", {"use_sliding_window": True}, "use_sliding_window: expected False"),
         ("config.json", {"quantization_config": {}}, "quantised weights are not read"),
         ("config.json", {"image_token_id": 7}, "image_token_id: expected 261 .*, got 7"),

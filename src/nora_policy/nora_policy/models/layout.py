@@ -62,6 +62,7 @@ def read(folder: Path, horizon: int | None = None) -> Layout:
     path = folder / CONFIG
     data = files.read_json(path) if path.is_file() else {}
     layout = (_ours if "expert" in data else _published)(folder, data, stored, horizon)
+    _check_depth(layout)
     expected = shapes(layout.config)
     if layout.config.text_config.tie_word_embeddings and LM_HEAD not in layout.tensors:
         del expected[LM_HEAD]
@@ -206,6 +207,16 @@ def _published(
     }
     published_files.check_images(folder, patches, config.image_size, notes)
     return _layout(folder, False, config, is_horizon_known, names, stored, notes)
+
+
+def _check_depth(layout: Layout) -> None:
+    """Refuse a config of so many layers that naming their parameters would fill the memory."""
+    depths = layout.config.text_config.num_hidden_layers, layout.config.vision_config.depth
+    if max(depths) > len(layout.tensors):
+        raise ValueError(
+            f"{layout.folder / CONFIG}: num_hidden_layers, depth: expected those of "
+            f"{len(layout.tensors)} tensors, got {depths}"
+        )
 
 
 def _names(folder: Path, stored: Mapping[str, Stored], prefix: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nora_policy import schema
 from nora_policy.models import files
 from nora_policy.models.config import (
     NORA15_3B,
@@ -108,9 +109,9 @@ def config(
 
     What neither says is as in the release. `shapes` by our names; surprises go into `notes`.
     """
-    nested = data.get("text_config") or data
+    nested = _section(data, "text_config") or data
     _check_granted(data, nested)
-    rope = nested.get("rope_parameters") or nested.get("rope_scaling") or {}
+    rope = _section(nested, "rope_parameters", "rope_scaling")
     rows = _shape(shapes, EMBEDDING)[0]
     stated = {**data, **nested}.get("vocab_size", rows)
     if stated != rows:
@@ -124,7 +125,7 @@ def config(
     return dataclasses.replace(
         NORA15_3B,
         text_config=text,
-        vision_config=_replace(NORA15_3B.vision_config, data.get("vision_config") or {}),
+        vision_config=_replace(NORA15_3B.vision_config, _section(data, "vision_config")),
         token_ids=tokens.markers,
         horizon=horizon,
         action_dim=shapes[ACTION_IN][1] if expert else NORA15_3B.action_dim,
@@ -187,9 +188,19 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
 
 def _replace(known: C, data: Mapping[str, Any]) -> C:
     """`known` with every field that `data` also has; its other keys do not matter to us."""
-    fields = (field.name for field in dataclasses.fields(known))
-    stated = {name: data[name] for name in fields if data.get(name) is not None}
-    values: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in stated.items()
+    values = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(known).items()
     }
-    return dataclasses.replace(known, **values)
+    stated = {name: data[name] for name in values if data.get(name) is not None}
+    return schema.build(type(known), {**values, **stated})
+
+
+def _section(data: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """The object under the first of `names` that is there, else an empty one."""
+    for name in names:
+        section = data.get(name)
+        if isinstance(section, dict):
+            return section
+        if section is not None:
+            raise ValueError(f"{name}: expected an object, got {type(section).__name__}")
+    return {}

@@ -78,7 +78,7 @@ def tokens(
 
     Ids unlike those of the release are an error in a network of its size, else a note.
     """
-    found = _tokens(folder, notes)
+    found = _tokens(folder, data, notes)
     for name, index in dataclasses.asdict(found.markers).items():
         stated = data.get(f"{name}_token_id", index)
         if stated != index:
@@ -131,16 +131,17 @@ def check_images(folder: Path, patches: Mapping[str, int], size: int, notes: lis
     if data is None and (folder / PROCESSOR).is_file():
         path = folder / PROCESSOR
         data = files.read_json(path).get("image_processor")
-    if data is None:
+    if not isinstance(data, dict):
         notes.append(f"{IMAGES}: not there, the settings of Qwen2.5-VL are assumed")
         return
     for name, expected in {**IMAGE_SETTINGS, **patches}.items():
         if name in data and not _is_close(data[name], expected):
             raise ValueError(f"{path}: {name}: expected {expected}, got {data[name]}")
-    bounds = data.get("size") or {}
+    bounds = data["size"] if isinstance(data.get("size"), dict) else {}
     low = data.get("min_pixels") or bounds.get("shortest_edge") or 0
     high = data.get("max_pixels") or bounds.get("longest_edge") or math.inf
-    if not low <= size * size <= high:
+    are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if not are_numbers or not low <= size * size <= high:
         raise ValueError(
             f"{path}: min_pixels, max_pixels: expected to admit {size} x {size} = {size * size}, "
             f"got {low} ... {high}"
@@ -161,11 +162,13 @@ def check_fast(folder: Path, notes: list[str]) -> str:
     return found
 
 
-def _tokens(folder: Path, notes: list[str]) -> Tokens:
+def _tokens(folder: Path, data: Mapping[str, Any], notes: list[str]) -> Tokens:
     path, ids = _added_tokens(folder, notes)
     if path is None:
         notes.append(f"{TOKENIZER}: not there, the ids of the release are assumed")
-        return RELEASE
+        known = dataclasses.asdict(RELEASE.markers)
+        stated = {name: data.get(f"{name}_token_id", index) for name, index in known.items()}
+        return dataclasses.replace(RELEASE, markers=TokenIds(**stated))
     for token in (*MARKERS.values(), END, "<robot_action_0>"):
         if token not in ids:
             raise ValueError(f"{path}: expected the token {token} of NORA, got none")
