@@ -151,7 +151,7 @@ build_workspace() {
         cat .venv/requirements src/*/{package.xml,CMakeLists.txt,setup.py,setup.cfg} src/nora_msgs/{msg,srv,action}/* 2>/dev/null || true
         find src/nora_msgs src/*/{launch,config} -type f 2>/dev/null | sort || true # their content is linked, not copied
     } | sha256sum)"
-    [[ $(stamp build/made) != "$key" || ! -e install/bin/nora ]] || { detail=unchanged; return; }
+    [[ $(stamp build/made) != "$key" || ! -e install/bin/nora || ! -e install/bin/nora-checkpoint ]] || { detail=unchanged; return; }
     if [[ $ros == wheels ]]; then
         export AMENT_PREFIX_PATH="$venv" CMAKE_PREFIX_PATH="$venv"
         LD_LIBRARY_PATH="$(wheel_libraries)" PATH="$venv/bin:$PATH" _ROS_WHEELS_BOOTSTRAP_COMPLETE=1 colcon_build
@@ -160,7 +160,7 @@ build_workspace() {
     fi
     find install -xtype l -delete # links to files that are gone from src
     mkdir -p install/bin
-    ln -sf ../lib/nora_bringup/nora install/bin/nora
+    ln -sf ../lib/nora_bringup/nora ../lib/nora_policy/nora-checkpoint install/bin/
     echo "$key" >build/made
 }
 

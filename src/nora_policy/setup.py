@@ -12,5 +12,10 @@ setup(
     ],
     package_data={"nora_policy": ["py.typed"]},
     license="Apache-2.0",
-    entry_points={"console_scripts": ["policy = nora_policy.nodes.entry:policy"]},
+    entry_points={
+        "console_scripts": [
+            "policy = nora_policy.nodes.entry:policy",
+            "nora-checkpoint = nora_policy.checkpoint_cli:main",
+        ]
+    },
 )

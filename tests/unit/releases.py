@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from nora_policy.models import tiny
 from nora_policy.models.config import NoraConfig, TokenHeadConfig
@@ -47,6 +48,29 @@ def network(kind: str, seed: int = 0) -> Nora:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(config).eval()
+
+
+def release_tokenizer() -> Tokenizer:
+    """One with the ids of the release; all else is bytes and fillers."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(alphabet)}
+    vocab |= {f"filler {i}": i for i in range(len(vocab), 151_643)}
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    markers = {
+        151_643: "<|endoftext|>",
+        151_644: "<|im_start|>",
+        151_645: "<|im_end|>",
+        151_652: "<|vision_start|>",
+        151_653: "<|vision_end|>",
+        151_655: "<|image_pad|>",
+        151_656: "<|video_pad|>",
+    }
+    tokens = [markers.get(i, f"<|marker {i}|>") for i in range(151_643, 151_665)]
+    tokens += [f"<robot_action_{i}>" for i in range(2048)]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in tokens])
+    return tokenizer
 
 
 def qwen_config(config: NoraConfig, is_nested: bool = False) -> dict:
