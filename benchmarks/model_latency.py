@@ -19,8 +19,9 @@ import tyro
 from machine import processor
 from tqdm import tqdm
 
+from nora_policy.checkpoints import checkpoint
 from nora_policy.embodiment import Camera
-from nora_policy.models import backbone, checkpoint, nora15
+from nora_policy.models import backbone, nora15
 from nora_policy.models.config import NORA15_3B, NoraConfig
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15

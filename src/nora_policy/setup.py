@@ -15,7 +15,7 @@ setup(
     entry_points={
         "console_scripts": [
             "policy = nora_policy.nodes.entry:policy",
-            "nora-checkpoint = nora_policy.checkpoint_cli:main",
+            "nora-checkpoint = nora_policy.checkpoints.cli:main",
         ]
     },
 )

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from nora_policy.checkpoints import checkpoint
 from nora_policy.embodiment import Embodiment
-from nora_policy.models import checkpoint, tiny
+from nora_policy.models import tiny
 from nora_policy.models.grammar import Grammar, Sentence
 from nora_policy.policy import Policy
 from nora_policy.preprocess import ModelInputs

@@ -24,22 +24,21 @@ from hypothesis.extra.numpy import arrays
 from releases import change_json, old_names, publish, with_reference, with_tied_head
 from safetensors.torch import load_file, save_file
 
+from nora_policy.checkpoints import checkpoint, hub, inspection, layout, published_files
+from nora_policy.checkpoints.conversion import Conversion, convert, source_size, to_bfloat16
+from nora_policy.checkpoints.shapes import LM_HEAD, shapes
 from nora_policy.embodiment import Embodiment
-from nora_policy.models import checkpoint, layout, published_files
 from nora_policy.models.grammar import Grammar
 from nora_policy.models.nora15 import build
-from nora_policy.models.shapes import LM_HEAD, shapes
 from nora_policy.normalization import Statistics
 from nora_policy.policy import Policy
 from nora_policy.preprocess import Preprocessor
-from nora_policy.tools import hub, inspection
-from nora_policy.tools.conversion import Conversion, convert, source_size, to_bfloat16
 from nora_policy.types import Observation
 
 ROBOTS = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments"
 SIM = ROBOTS / "sim_widowx.yaml"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-COMMAND = [sys.executable, "-m", "nora_policy.checkpoint_cli"]
+COMMAND = [sys.executable, "-m", "nora_policy.checkpoints.cli"]
 # Without ROS: only what the command itself needs.
 ENVIRONMENT = {"PYTHONPATH": "src/nora_policy", "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
 
@@ -190,8 +189,8 @@ def test_inspect_knows_the_public_fast(sources, folder):
 
 def test_inspect_reads_neither_torch_nor_weights(sources):
     code = (
-        "import sys; from pathlib import Path; from nora_policy.tools import inspection\n"
-        "from nora_policy.models.weights import Stored\n"
+        "import sys; from pathlib import Path; from nora_policy.checkpoints import inspection\n"
+        "from nora_policy.checkpoints.weights import Stored\n"
         "def read(self): raise AssertionError(self.name)\n"
         "Stored.blocks = read\n"
         f"print(inspection.inspect(Path({str(sources['nora-1.5'])!r})).facts[0])\n"
@@ -435,7 +434,7 @@ def large(tmp_path_factory):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from nora_policy.tools.conversion import Conversion, convert
+from nora_policy.checkpoints.conversion import Conversion, convert
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

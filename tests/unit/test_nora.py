@@ -1,4 +1,4 @@
-"""The token head: cached writing, batches, samples, penalty, grammar, and that it can be taught."""
+"""The token head: cached writing, batches, samples, penalty, grammar; and that it learns."""
 
 import dataclasses
 

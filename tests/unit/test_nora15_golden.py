@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nora_policy.models import checkpoint, expert, nora15
+from nora_policy.checkpoints import checkpoint
+from nora_policy.models import expert, nora15
 from nora_policy.models.expert import Prefix
 from nora_policy.models.nora15 import Nora15
 from nora_policy.preprocess import ModelInputs

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from nora_policy.checkpoints import checkpoint
 from nora_policy.embodiment import Embodiment
-from nora_policy.models import checkpoint, tiny
+from nora_policy.models import tiny
 from nora_policy.policy import Policy
 from nora_policy.types import Observation
 
@@ -223,12 +224,12 @@ def test_a_wrong_action_size_is_named(folder, embodiment):
 
 
 def test_a_head_that_the_network_lacks_is_refused(folder, embodiment):
-    with pytest.raises(ValueError, match="NORA-1.5, flow or fast, got 'diffusion'"):
+    with pytest.raises(ValueError, match=r"NORA-1\.5, flow or fast, got 'diffusion'"):
         Policy.load(folder, embodiment, "cpu", head="diffusion")
     path = folder / checkpoint.CONFIG
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "token_head": None}))
-    with pytest.raises(ValueError, match="head: expected one of NORA-1.5, flow, got 'fast'"):
+    with pytest.raises(ValueError, match=r"NORA-1\.5, flow, got 'fast'"):
         Policy.load(folder, change(embodiment, head="fast"), "cpu")
 
 

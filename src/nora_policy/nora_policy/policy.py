@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nora_policy.checkpoints import checkpoint
 from nora_policy.embodiment import Embodiment, taught_differences
-from nora_policy.models import checkpoint
 from nora_policy.models.expert import Prefix
 from nora_policy.models.grammar import Grammar, Sentence
 from nora_policy.models.nora import Nora

@@ -1,1 +1,1 @@
-"""Model definitions and checkpoint layouts."""
+"""Networks and action tokens."""

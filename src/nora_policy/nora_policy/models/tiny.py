@@ -17,8 +17,8 @@ import torch
 import tyro
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from nora_policy.checkpoints import checkpoint
 from nora_policy.embodiment import Embodiment
-from nora_policy.models import checkpoint
 from nora_policy.models.config import (
     ExpertConfig,
     NoraConfig,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nora_policy.models import files
+from nora_policy.checkpoints import files
 from nora_policy.models.config import NORA15_3B, TokenHeadConfig, TokenIds
 
 CONFIG, TOKENIZER, ADDED_TOKENS = "config.json", "tokenizer.json", "added_tokens.json"

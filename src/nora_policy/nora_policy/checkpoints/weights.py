@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nora_policy import schema
-from nora_policy.models import files
+from nora_policy.checkpoints import files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from nora_policy.models import files, published
+from nora_policy.checkpoints import files, published
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WANTED = (".json", ".safetensors", ".jinja", ".txt", ".md")

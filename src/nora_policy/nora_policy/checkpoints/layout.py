@@ -15,11 +15,11 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from nora_policy import schema
-from nora_policy.models import files, published, published_files, weights
+from nora_policy.checkpoints import files, published, published_files, weights
+from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD, shapes
+from nora_policy.checkpoints.weights import INDEX, WEIGHTS, Stored
 from nora_policy.models.config import NORA_3B, NoraConfig
 from nora_policy.models.fast import FastTokenizer
-from nora_policy.models.shapes import EMBEDDING, LM_HEAD, shapes
-from nora_policy.models.weights import INDEX, WEIGHTS, Stored
 
 CONFIG, TOKENIZER = published_files.CONFIG, published_files.TOKENIZER
 IGNORED = (*weights.PICKLES, ".py")

@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nora_policy import schema
-from nora_policy.models import files
+from nora_policy.checkpoints import files
+from nora_policy.checkpoints.published_files import Tokens
+from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD
 from nora_policy.models.config import (
     NORA15_3B,
     ExpertConfig,
@@ -36,8 +38,6 @@ from nora_policy.models.config import (
     TokenHeadConfig,
     VisionConfig,
 )
-from nora_policy.models.published_files import Tokens
-from nora_policy.models.shapes import EMBEDDING, LM_HEAD
 
 C = TypeVar("C", TextConfig, VisionConfig)
 Shapes = Mapping[str, tuple[int, ...]]

@@ -15,9 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from nora_policy.models import backbone, layout
-from nora_policy.models.fast import FastTokenizer
-from nora_policy.models.layout import (
+from nora_policy.checkpoints import layout
+from nora_policy.checkpoints.layout import (
     CARD,
     CONFIG,
     EMBODIMENT,
@@ -29,10 +28,12 @@ from nora_policy.models.layout import (
     load_tokenizer,
     require,
 )
+from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD
+from nora_policy.checkpoints.weights import WEIGHTS
+from nora_policy.models import backbone
+from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import build
-from nora_policy.models.shapes import EMBEDDING, LM_HEAD
-from nora_policy.models.weights import WEIGHTS
 
 __all__ = [
     "CARD",

@@ -1,4 +1,4 @@
-"""The `nora-checkpoint` command; also `python -m nora_policy.checkpoint_cli`, without ROS."""
+"""The `nora-checkpoint` command; also `python -m nora_policy.checkpoints.cli`, without ROS."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from types import FrameType
 import tyro
 from tqdm import tqdm
 
-from nora_policy.tools import hub, inspection
-from nora_policy.tools.conversion import Conversion, convert, source_size
+from nora_policy.checkpoints import hub, inspection
+from nora_policy.checkpoints.conversion import Conversion, convert, source_size
 
 
 @dataclass(frozen=True, slots=True)

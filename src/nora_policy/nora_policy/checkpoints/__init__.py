@@ -1,0 +1,1 @@
+"""Checkpoint folders: layouts, weights, conversion, the `nora-checkpoint` command."""
