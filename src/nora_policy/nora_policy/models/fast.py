@@ -10,6 +10,8 @@ Legend: N chunks, T chunk step, A action dim, F frequency.
 from __future__ import annotations
 
 import json
+import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ MIN_TOKEN = -354
 SCALE = 10.0
 VOCAB_SIZE = 2048
 MIN_FREQUENCY = 2  # as in the original
+# Characters of up to two bytes: far beyond what |a| <= 1 needs, and never a surrogate.
+NUM_CODES = 0x800
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,18 @@ class Settings:
     scale: float
     min_token: int
 
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale: expected a number above 0, got {self.scale}")
+        if not -NUM_CODES < self.min_token <= 0:
+            raise ValueError(f"min_token: expected {1 - NUM_CODES} ... 0, got {self.min_token}")
+
     @classmethod
     def load(cls, path: Path) -> Settings:
         try:
             data = json.loads(path.read_text())
-            return cls(float(data["scale"]), int(data["min_token"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            return cls(float(data["scale"]), operator.index(data["min_token"]))
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: expected scale and min_token: {error!r}") from error
 
 
@@ -67,14 +77,9 @@ class FastTokenizer:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name}: no such file (FAST tokenizer)")
         settings = Settings.load(folder / SETTINGS)
-        text = (folder / TOKENIZER).read_text()
         try:
-            json.loads(text)  # tokenizers itself raises a bare Exception
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{folder / TOKENIZER}: not valid JSON: {error}") from error
-        try:
-            return cls(Tokenizer.from_str(text), settings)
-        except ValueError as error:
+            return cls(Tokenizer.from_str((folder / TOKENIZER).read_text()), settings)
+        except Exception as error:  # tokenizers raises nothing narrower
             raise ValueError(f"{folder / TOKENIZER}: {error}") from error
 
     def save(self, folder: Path) -> None:
@@ -173,8 +178,7 @@ def _coefficients(actions_TA: NDArray[np.floating], settings: Settings) -> NDArr
     transformed_FA = dct(actions_TA, axis=0, norm="ortho")
     coefficients_FA: NDArray[np.int64] = np.around(transformed_FA * settings.scale).astype(int)
     smallest, largest = int(coefficients_FA.min()), int(coefficients_FA.max())
-    # Characters of up to two bytes: far beyond what |a| <= 1 needs, and never a surrogate.
-    if smallest < settings.min_token or largest - settings.min_token >= 0x800:
+    if smallest < settings.min_token or largest - settings.min_token >= NUM_CODES:
         raise ValueError(
             f"actions: expected normalised ones, got {np.abs(actions_TA).max():.3g} at most"
         )
