@@ -11,7 +11,6 @@ Legend: T chunk step, F frequency, A action dim, S segments, K faces, X any.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
@@ -26,23 +25,20 @@ TOLERANCE = 1e-4  # of a coefficient: float32 transforms of actions at the very 
 PARALLEL = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class _Faces:
-    """|q_k + slope . (q_0 ... q_k-1)| <= offset: the faces that bound q_k."""
-
-    slope_KF: Float64
-    offset_K1: Float64
-
-
 class ActionRange:
     """Coefficients of the chunks with |a| <= 1 over `horizon` steps, rounded after `scale`."""
 
     def __init__(self, horizon: int, scale: float) -> None:
         self.horizon, self.scale = horizon, scale
         self._basis_FT = scale * dct(np.eye(horizon), axis=0, norm="ortho")
-        self._faces: list[_Faces] = []
+        # |normal . q| <= offset: first the faces that bound q_0, then those that bound q_1, ...
+        self._faces: list[tuple[Float64, Float64]] = []
         if horizon <= MAX_HORIZON:
             self._faces = [_faces(self._basis_FT[: k + 1]) for k in range(horizon)]
+            padded = [np.pad(x, ((0, 0), (0, horizon - x.shape[1]))) for x, _ in self._faces]
+            self._normal_KF = np.concatenate(padded)
+            self._offset_K1 = np.concatenate([offset_K1 for _, offset_K1 in self._faces])
+            self._bounded_K1 = np.repeat(range(horizon), [len(x) for x in padded])[:, None]
 
     def interval(
         self, earlier_XF: NDArray[np.int64]
@@ -56,11 +52,29 @@ class ActionRange:
                 f"constrained decoding: expected a horizon of at most {MAX_HORIZON}, "
                 f"got {self.horizon}"
             )
-        faces = self._faces[earlier_XF.shape[1]]
-        center_KX = faces.slope_KF @ earlier_XF.T
-        low_X = np.ceil(-(faces.offset_K1 + center_KX).min(axis=0)).astype(np.int64)
-        high_X = np.floor((faces.offset_K1 - center_KX).min(axis=0)).astype(np.int64)
+        normal_KF, offset_K1 = self._faces[earlier_XF.shape[1]]
+        center_KX = normal_KF[:, :-1] @ earlier_XF.T
+        low_X = np.ceil((-offset_K1 - center_KX).max(axis=0)).astype(np.int64)
+        high_X = np.floor((offset_K1 - center_KX).min(axis=0)).astype(np.int64)
         return low_X, np.maximum(low_X, high_X)  # rounding alone can make it look empty
+
+    def overlaps(
+        self, low_XF: NDArray[np.int64], high_XF: NDArray[np.int64], size_X: NDArray[np.intp]
+    ) -> NDArray[np.bool_]:
+        """Whether some chunk begins with the first `size` coefficients of a row (X,).
+
+        These are low = high, except that the last one may be anything from low to high; what is
+        behind it is not looked at. `size` may exceed the horizon: so do no coefficients count.
+        """
+        width = min(low_XF.shape[1], self.horizon)
+        count = np.searchsorted(self._bounded_K1[:, 0], width)
+        normal_KF, offset_K1 = self._normal_KF[:count, :width], self._offset_K1[:count]
+        low_KX: Float64 = normal_KF @ low_XF[:, :width].T
+        high_KX: Float64 = normal_KF @ high_XF[:, :width].T
+        is_ok_KX = (low_KX <= offset_K1) & (high_KX >= -offset_K1)
+        is_ok_KX |= self._bounded_K1[:count] >= size_X  # faces of coefficients that do not count
+        is_ok_X: NDArray[np.bool_] = np.logical_and.reduce(is_ok_KX, axis=0)
+        return is_ok_X
 
     def contains(self, coefficients_FA: NDArray[np.int64]) -> bool:
         """Whether each dimension is that of some chunk.
@@ -91,14 +105,16 @@ def action_range(horizon: int, scale: float) -> ActionRange:
     return ActionRange(horizon, scale)
 
 
-def _faces(basis_FT: Float64) -> _Faces:
-    """Faces of the sum of the segments +-basis (a column each) and +-1/2 along every axis."""
+def _faces(basis_FT: Float64) -> tuple[Float64, Float64]:
+    """Normals (K, F), their last entry 1, and offsets (K, 1) of the faces that bound that entry.
+
+    The body is the sum of the segments +-basis (a column each) and +-1/2 along every axis.
+    """
     size = len(basis_FT)
     segments_SF = np.concatenate([basis_FT.T, 0.5 * np.eye(size)])
-    normals_KF = _normals(segments_SF) if size > 1 else np.ones((1, 1))
-    offsets_K = np.abs(normals_KF @ segments_SF.T).sum(axis=1)
-    last_K1 = normals_KF[:, -1:]
-    return _Faces(normals_KF[:, :-1] / last_K1, offsets_K[:, None] / last_K1 + TOLERANCE)
+    normal_KF = _normals(segments_SF) if size > 1 else np.ones((1, 1))
+    normal_KF /= normal_KF[:, -1:]
+    return normal_KF, np.abs(normal_KF @ segments_SF.T).sum(axis=1, keepdims=True) + TOLERANCE
 
 
 def _normals(segments_SF: Float64) -> Float64:

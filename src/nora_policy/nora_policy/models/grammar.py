@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nora_policy.models.action_range import action_range
-from nora_policy.models.fast import FastTokenizer
+from nora_policy.models.fast import NUM_CODES, FastTokenizer
 from nora_policy.types import Float64
 
 Bool = NDArray[np.bool_]
@@ -28,13 +28,14 @@ ANY = np.iinfo(np.int16)
 class _Columns:
     """What long tokens (R) write into one dimension each: few different columns (U).
 
-    `first_U`: place of the column's first character in its token; `low_UF`, `high_UF`: as in the
-    table; `column_RA`: the columns of every token.
+    `first_U`: place of the column's first character in its token, ascending; `size_U`: how many it
+    has; `low_UF`, `high_UF`: as in the table; `column_RA`: the columns of every token.
     """
 
     token_R: NDArray[np.intp]
     column_RA: NDArray[np.intp]
     first_U: NDArray[np.intp]
+    size_U: NDArray[np.intp]
     low_UF: Int
     high_UF: Int
 
@@ -72,14 +73,13 @@ class Grammar:
         self.size = horizon * action_dim
         self.end = tokenizer.vocab_size
         self.range = action_range(horizon, settings.scale)
-        largest = int(
-            self.range.interval(np.zeros((1, 0), np.int64))[1][0]
-        )  # of the first: others are smaller
+        # Of the mean; other frequencies have none beyond it.
+        largest = int(self.range.interval(np.zeros((1, 0), np.int64))[1][0])
         codes = range(-largest - settings.min_token, largest - settings.min_token + 1)
-        if codes.start < 0:
+        if codes.start < 0 or codes.stop > NUM_CODES:
             raise ValueError(
-                f"min_token: expected at most {-largest} for {horizon} steps, "
-                f"got {settings.min_token}"
+                f"min_token: expected {largest + 1 - NUM_CODES} ... {-largest} "
+                f"for {horizon} steps, got {settings.min_token}"
             )
         characters = [chr(code).encode() for code in codes]
         _require_bytes(tokenizer.token_bytes, characters)
@@ -99,7 +99,7 @@ class Grammar:
         """Whether these tokens are a whole chunk."""
         sentence = Sentence(self)
         for token in (*ids, self.end):
-            if not (0 <= token <= self.end and sentence.allowed()[token]):
+            if sentence.is_ended or not 0 <= token <= self.end or not sentence.allowed()[token]:
                 return False
             sentence.append(token)
         return True
@@ -127,7 +127,7 @@ class Sentence:
             allowed[grammar.end] = True
             return allowed
         table = grammar.table(self._rest)
-        near = min(room, grammar.action_dim)
+        near = min(room, grammar.action_dim, len(table.low_XV))
         low_X, high_X = self._next_intervals(near)
         ok_V = (table.low_XV[:near] <= high_X[:, None]).all(axis=0)
         ok_V &= (table.high_XV[:near] >= low_X[:, None]).all(axis=0)
@@ -163,21 +163,19 @@ class Sentence:
 
     def _are_in_range(self, columns: _Columns) -> Bool:
         """Whether every coefficient of a column may follow the earlier ones of its dimension."""
-        row_U, dim_U = np.divmod(self._position + columns.first_U, self._grammar.action_dim)
-        horizon, depth = self._grammar.horizon, columns.low_UF.shape[1]
-        low_UF = np.full((row_U.size, horizon + depth), ANY.min, np.int64)
-        high_UF = np.full_like(low_UF, ANY.max)
-        for row in (row_U.min(), row_U.max()):
-            is_here_U = row_U == row
-            low_UF[is_here_U, :row] = self._coefficients_FA[:row, dim_U[is_here_U]].T
-            low_UF[is_here_U, row : row + depth] = columns.low_UF[is_here_U]
-            high_UF[is_here_U, row : row + depth] = columns.high_UF[is_here_U]
-        is_behind_UF = low_UF == ANY.min
-        is_ok_U = np.ones(row_U.size, np.bool_)
-        for k in range(row_U.min() + 1, horizon):
-            low_U, high_U = self._grammar.range.interval(low_UF[:, :k])
-            is_ok_U &= (low_UF[:, k] <= high_U) & (high_UF[:, k] >= low_U) | is_behind_UF[:, k]
-        return is_ok_U
+        grammar, (num_columns, depth) = self._grammar, columns.low_UF.shape
+        row, start = divmod(self._position, grammar.action_dim)
+        low_UF = np.empty((num_columns, row + 1 + depth), np.int64)
+        high_UF = np.empty_like(low_UF)
+        size_U = row + columns.size_U
+        begins_below = np.searchsorted(columns.first_U, grammar.action_dim - start)
+        for k, u in ((row, slice(0, begins_below)), (row + 1, slice(begins_below, None))):
+            dim_u = (start + columns.first_U[u]) % grammar.action_dim
+            low_UF[u, :k] = high_UF[u, :k] = self._coefficients_FA[:k, dim_u].T
+            low_UF[u, k : k + depth] = columns.low_UF[u]
+            high_UF[u, k : k + depth] = columns.high_UF[u]
+        size_U[begins_below:] += 1
+        return grammar.range.overlaps(low_UF, high_UF, size_U)
 
 
 class FreeSentence:
@@ -243,7 +241,9 @@ def _columns(low_XV: Int, high_XV: Int, token_R: NDArray[np.intp], action_dim: i
     )
     all_UF = np.concatenate([columns_UF for columns_UF, _ in unique])
     first_U = np.repeat(np.arange(action_dim), sizes)
-    return _Columns(token_R, column_RA, first_U, all_UF[:, :depth], all_UF[:, depth:])
+    low_UF, high_UF = all_UF[:, :depth], all_UF[:, depth:]
+    size_U = (low_UF != ANY.min).sum(axis=1)
+    return _Columns(token_R, column_RA, first_U, size_U, low_UF, high_UF)
 
 
 def _read(data: bytes) -> tuple[list[tuple[int, int]], bytes] | None:
