@@ -99,6 +99,13 @@ def test_the_bytes_of_the_tokens_are_the_coefficients(actions):
     assert np.abs(got - exact).max() <= 0.5 + 1e-4
 
 
+def test_halves_are_rounded_to_even():
+    """Those that are still halves after a transform in float32."""
+    fast = vocabulary("fitted")
+    ids = fast.encode(np.array([[0.05, 0.15, -0.05, 0.85]], np.float32))
+    assert fast.coefficients(ids, 1, 4).tolist() == [[0, 2, 0, 8]]
+
+
 def test_what_it_was_fitted_on_is_short():
     fast = vocabulary("fitted")
     lengths = [len(fast.encode(chunk)) for chunk in smooth_chunks(100, 5, seed=1)]

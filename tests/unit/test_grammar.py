@@ -88,9 +88,13 @@ def chunks(draw, horizon: int, action_dim: int) -> np.ndarray:
 @pytest.mark.parametrize("shape", SHAPES)
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_every_chunk_can_be_written(shape, data):
+def test_every_chunk_can_be_written_also_byte_by_byte(shape, data):
     chunk = data.draw(chunks(*shape[1:]))
-    assert grammar(*shape).accepts(vocabulary(shape[0]).encode(chunk))
+    fast = vocabulary(shape[0])
+    ids = fast.encode(chunk)
+    assert grammar(*shape).accepts(ids)
+    single = b"".join(fast.token_bytes[i] for i in ids)
+    assert grammar(*shape).accepts([fast.token_bytes.index(bytes([byte])) for byte in single])
 
 
 # against the definition
