@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from vocabularies import NAMES, smooth_chunks, vocabulary
@@ -71,6 +71,7 @@ def test_known_actions():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None)
 @given(actions=chunks())
 def test_any_chunk_comes_back_rounded(name, actions):
     fast = vocabulary(name)
@@ -79,6 +80,7 @@ def test_any_chunk_comes_back_rounded(name, actions):
     assert np.abs(decoded - actions).max() <= limit + 1e-6
 
 
+@settings(deadline=None)
 @given(actions=chunks())
 def test_rounding_again_changes_nothing(actions):
     fast = vocabulary("fitted")
@@ -86,6 +88,7 @@ def test_rounding_again_changes_nothing(actions):
     assert fast.encode(fast.decode(ids, *actions.shape)) == ids
 
 
+@settings(deadline=None)
 @given(actions=chunks())
 def test_the_bytes_of_the_tokens_are_the_coefficients(actions):
     """Against the definition, without BPE: scale * DCT as an explicit sum, row by row."""
@@ -181,6 +184,7 @@ def test_wrong_tokens_are_refused(change, message):
         fast.decode(ids, 5, 7)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.int64, (5, 7), elements=st.integers(-300, 300)))
 def test_decoding_refuses_all_but_chunks(coefficients):
     """Whatever the text says, it is a chunk within [-1, 1] and rounding, or an error."""

@@ -149,7 +149,7 @@ def slow_allowed(grammar: Grammar, fast: FastTokenizer, ids: list[int]) -> np.nd
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=seeds, data=st.data())
 def test_allowed_is_what_the_definition_says(shape, seed, data):
     """At a random place of a random, an encoded or an extreme sequence, for every token."""
@@ -280,7 +280,7 @@ def test_a_free_sentence_ends_by_its_token_or_its_length():
 
 
 @pytest.mark.parametrize("min_token", [-22, -128, -512, -2000])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 def test_other_characters_are_read_as_well(tmp_path_factory, min_token, seed):
     """Of one byte, of one and two, of another lead byte."""
