@@ -18,8 +18,11 @@ lint: setup ## format, lint and types
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 
-bench: setup ## the quick benchmarks: latency of the chain and of a tiny model, simulator, DDS profile
+bench: setup ## the quick benchmarks: tiny model, tokens, simulator, latency of the chain, DDS profile
 	@$(RUN) python benchmarks/model_latency.py --size tiny
+	@$(RUN) python benchmarks/token_latency.py --size tiny
+	@$(RUN) python benchmarks/fast_tokens.py $(if $(FAST),--fast $(FAST))
+	@$(RUN) python benchmarks/repetition_penalty.py
 	@$(RUN) python benchmarks/simulator_speed.py
 	@$(RUN) python benchmarks/chain_latency.py
 	@$(RUN) python benchmarks/dds_profile.py
