@@ -161,6 +161,7 @@ build_workspace() {
     find install -xtype l -delete # links to files that are gone from src
     mkdir -p install/bin
     ln -sf ../lib/nora_bringup/nora install/bin/nora
+    ln -sf ../lib/nora_training/nora-dataset install/bin/nora-dataset
     echo "$key" >build/made
 }
 
