@@ -18,11 +18,12 @@ lint: setup ## format, lint and types
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 
-bench: setup ## the quick benchmarks: latency of the chain and of a tiny model, simulator, DDS profile
+bench: setup ## the quick benchmarks: latency of the chain and of a tiny model, simulator, DDS profile, recorder
 	@$(RUN) python benchmarks/model_latency.py --size tiny
 	@$(RUN) python benchmarks/simulator_speed.py
 	@$(RUN) python benchmarks/chain_latency.py
 	@$(RUN) python benchmarks/dds_profile.py
+	@$(RUN) python benchmarks/recorder_throughput.py
 
 clean: ## remove everything that set-up, build and runs have made
 	rm -rf .venv build install log out env.sh .mypy_cache .pytest_cache .ruff_cache .hypothesis
