@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from array import array
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from nora_bringup.bags.label import Label, Outcome
 from nora_bringup.bags.repair import damage_of
 from nora_bringup.graph import Options, embodiment_file, node_specs
 from nora_bringup.recorder.recorder import EndError, StartError
+from nora_bringup.standalone import start_graph
+from nora_policy.embodiment import Embodiment
 
 NODE = "nora_bringup.recorder.node"
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -420,6 +421,24 @@ def test_the_graph_has_a_recorder_when_there_is_a_folder(tmp_path: Path) -> None
     assert list(specs) == ["sim", "bridge", "recorder", "policy"]
     assert specs["recorder"]["record_dir"] == str(Path("bags").resolve())
     assert specs["recorder"]["checkpoint"] == specs["policy"]["checkpoint"]
+    alone = node_specs(Options(record_dir="bags"))[-1]
+    assert "checkpoint" not in alone.parameters  # ROS does not parse `checkpoint:=`
     without = Options(checkpoint="weights")
     assert "recorder" not in [spec.executable for spec in node_specs(without)]
-    assert asdict(without)["record_dir"] == ""
+
+
+def test_the_installed_recorder_starts_with_the_parameters_of_the_graph(
+    ros: Any, tmp_path: Path
+) -> None:
+    options = Options(record_dir=str(tmp_path / "bags"))
+    specs = tuple(spec for spec in node_specs(options) if spec.executable == "recorder")
+    with start_graph(specs, tmp_path):
+        started = start(ros)
+        assert (started.error_code, started.error_msg) == (0, "")
+        ended = end(ros)
+    names = Embodiment.load(embodiment_file("sim_widowx")).record
+    expected = [f"/nora/{name}: no message (nobody publishes it)" for name in names]
+    assert ended.audit.splitlines() == expected
+    log = (tmp_path / "recorder.log").read_text()
+    assert "RED" in log
+    assert "Traceback" not in log

@@ -224,6 +224,34 @@ def test_a_repair_that_was_cut_off_is_done_again(tmp_path):
     assert "bag.mcap.damaged" in (path / "repair.md").read_text()
 
 
+def test_a_bag_in_parts_keeps_its_custom_data_and_its_metadata(tmp_path):
+    path = tmp_path / "bag"
+    messages = [(TOPICS[2].name, stamp_ns, b"x" * 50) for stamp_ns in range(1, 31)]
+    write(path, messages[:10])
+    write(tmp_path / "second", messages[10:])
+    (path / "bag.mcap").rename(path / "bag_0.mcap.damaged")  # half of a repair
+    (tmp_path / "second/second.mcap").rename(path / "bag_1.mcap")
+    assert repair(path) is not None
+    assert read(path) == messages
+    about = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert about["custom_data"] == {"instruction": "put it there"}
+    assert about["message_count"] == 30
+    names = {p.name for p in path.iterdir()}
+    expected = {"bag_0.mcap", "bag_1.mcap", "metadata.yaml"}
+    assert names == {"bag.mcap", "metadata.yaml", "repair.md"} | {f"{n}.damaged" for n in expected}
+
+
+def test_a_bag_that_is_being_written_is_left_alone(tmp_path):
+    path = tmp_path / "bag"
+    writer = BagWriter(path, definitions())
+    writer.write(TOPICS[2], 9, b"message")
+    writer.flush()
+    with pytest.raises(ValueError, match=r"bag.mcap: expected a closed file, it is being written"):
+        repair(path)
+    writer.close({})
+    assert repair(path) is None
+
+
 def test_repair_keeps_the_label_and_closes_it(tmp_path):
     path = tmp_path / "episode_000000"
     writer = BagWriter(path, definitions())

@@ -91,15 +91,17 @@ def node_specs(options: Options) -> tuple[NodeSpec, ...]:
     if _has_simulator(options.sim, embodiment):
         specs.append(NodeSpec("nora_bringup", "sim", {**common, "seed": max(options.seed, 0)}))
     specs.append(NodeSpec("nora_bringup", "bridge", common))
-    checkpoint = str(Path(options.checkpoint).resolve()) if options.checkpoint else ""
+    driven_by = {}
+    if options.checkpoint:
+        driven_by = {"checkpoint": str(Path(options.checkpoint).resolve())}
     if options.record_dir:
         record_dir = str(Path(options.record_dir).resolve())
-        recorder = {**common, "record_dir": record_dir, "checkpoint": checkpoint}
+        recorder = {**common, **driven_by, "record_dir": record_dir}
         specs.append(NodeSpec("nora_bringup", "recorder", recorder))
-    if checkpoint:
+    if options.checkpoint:
         policy = {
             **common,
-            "checkpoint": checkpoint,
+            **driven_by,
             "device": options.device,
             "head": options.head,
             "seed": options.seed,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from rosbags.rosbag2 import Reader
 
 from nora_bringup.bags.definitions import NS_PER_S, Definitions
@@ -16,6 +18,7 @@ from nora_bringup.bags.scan import TORN, McapScan
 from nora_bringup.bags.writer import BagWriter
 
 DAMAGED = ".damaged"
+METADATA = "metadata.yaml"
 REPORT = "repair.md"
 
 
@@ -67,31 +70,44 @@ def repair(folder: Path) -> RepairReport | None:
     May be interrupted and called again. Returns None when there is nothing to repair.
 
     Raises:
-        ValueError: not an MCAP bag, or not one message is readable; nothing is changed.
+        ValueError: not an MCAP bag, one that is being written, or not one message is readable;
+            nothing is changed.
         OSError: the disk has no room for the readable part beside the damaged file.
     """
-    sources = sorted(folder.glob(f"*.mcap{DAMAGED}"))  # of a repair that was itself cut off
-    if not sources:
-        sources = sorted(folder.glob("*.mcap"))
-        if not sources:
-            raise ValueError(f"{folder}: expected a folder with an .mcap file, found none")
-        if not damage_of(folder):
-            return None
-    elif not damage_of(folder):
+    sources = _sources(folder)
+    if not damage_of(folder):
         return None
     workshop = folder / ".repair"
-    if workshop.exists():
-        shutil.rmtree(workshop)
-    rewritten = workshop / folder.name
-    report = _rewrite(folder, sources, rewritten)
-    for source in sources:
-        if not source.name.endswith(DAMAGED):
-            source.rename(source.with_name(source.name + DAMAGED))
-    for path in rewritten.iterdir():
-        path.replace(folder / path.name)
-    shutil.rmtree(workshop)
+    shutil.rmtree(workshop, ignore_errors=True)
+    try:
+        report = _rewrite(folder, sources, workshop / folder.name)
+        for path in (*sources, folder / METADATA):
+            if path.exists() and not path.name.endswith(DAMAGED):
+                path.rename(path.with_name(path.name + DAMAGED))
+        for path in (workshop / folder.name).iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
     (folder / REPORT).write_text(report.markdown(), encoding="utf-8")
     return report
+
+
+def _sources(folder: Path) -> list[Path]:
+    """The files as they were recorded, also when a repair was cut off or is repeated."""
+    found = {path.name: path for path in folder.glob("*.mcap")}
+    damaged = {path.stem: path for path in folder.glob(f"*.mcap{DAMAGED}")}
+    if damaged:
+        found.pop(f"{folder.name}.mcap", None)  # made of them
+    found |= damaged
+    if not found:
+        raise ValueError(f"{folder}: expected a folder with an .mcap file, found none")
+    for path in found.values():
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"{path}: expected a closed file, it is being written") from error
+    return [found[name] for name in sorted(found)]
 
 
 def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
@@ -112,7 +128,6 @@ def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
     damages = tuple(f"{s.path.name}: {s.damage}" for s in scans if s.damage)
     if not stamps:
         writer.abort()
-        shutil.rmtree(target.parent)
         raise ValueError(f"{folder}: not one message is readable; {'; '.join(damages)}")
     writer.close(_relabel(folder, stamps[1]))
     names = tuple(f"{s.path.name.removesuffix(DAMAGED)}{DAMAGED}" for s in scans)
@@ -123,11 +138,15 @@ def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
 
 
 def _relabel(folder: Path, end_ns: int) -> dict[str, str]:
-    """Close the label of one of our episodes; a bag of somebody else's has none."""
-    if not (folder / LABEL).is_file():
-        return {}
-    label = Label.load(folder)
-    if not label.end_ns:
-        label = dataclasses.replace(label, end_ns=end_ns, ended="cut off, repaired")
-        label.save(folder)
-    return label.custom_data()
+    """Custom data: those of our label, which is closed, or those that somebody else's bag has."""
+    if (folder / LABEL).is_file():
+        label = Label.load(folder)
+        if not label.end_ns:
+            label = dataclasses.replace(label, end_ns=end_ns, ended="cut off, repaired")
+            label.save(folder)
+        return label.custom_data()
+    for name in (METADATA, METADATA + DAMAGED):
+        if (folder / name).is_file():
+            about = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+            return about["rosbag2_bagfile_information"].get("custom_data") or {}
+    return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class BagWriter:
         self._definitions = definitions
         self._writer = Writer(path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
+        fcntl.flock(self._storage().bio, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody repairs it now
         self._connections: dict[str, Connection] = {}
 
     def write(self, topic: Topic, stamp_ns: int, data: bytes) -> None:
