@@ -25,7 +25,13 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import (
+    CompressionFormat,
+    CompressionMode,
+    Reader,
+    StoragePlugin,
+    Writer,
+)
 from rosbags.typesys import Stores, get_typestore
 
 from nora_bringup.bags.audit import Expectation
@@ -187,6 +193,7 @@ def test_of_a_bag_cut_anywhere_the_whole_messages_are_kept(messages, flush_every
         assert report is not None
         assert read(path) == reachable
         assert sum(report.counts.values()) == len(reachable)
+        assert end_of(reachable[-1], whole) <= report.good_bytes <= report.total_bytes == end
         assert (path / "episode_000007.mcap.damaged").read_bytes() == torn
         assert repair(path) is None
 
@@ -239,6 +246,25 @@ def test_a_bag_in_parts_keeps_its_custom_data_and_its_metadata(tmp_path):
     names = {p.name for p in path.iterdir()}
     expected = {"bag_0.mcap", "bag_1.mcap", "metadata.yaml"}
     assert names == {"bag.mcap", "metadata.yaml", "repair.md"} | {f"{n}.damaged" for n in expected}
+
+
+def test_compressed_chunks_of_a_plain_bag_are_rescued_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "bag"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    bag = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+    bag.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    with bag:
+        connection = bag.add_connection("/a", "std_msgs/msg/String", typestore=store)
+        for stamp_ns in range(1, 41):
+            bag.write(connection, stamp_ns, os.urandom(100_000))
+    mcap = path / "bag.mcap"
+    content = mcap.read_bytes()
+    mcap.write_bytes(content[: len(content) // 2])
+    report = repair(path)
+    assert report is not None
+    assert "a compressed chunk is cut off" in report.damages[0]
+    assert [stamp_ns for _, stamp_ns, _ in read(path)] == list(range(1, report.counts["/a"] + 1))
+    assert report.counts["/a"] == 11  # one chunk of 1 MiB
 
 
 def test_a_bag_that_is_being_written_is_left_alone(tmp_path):

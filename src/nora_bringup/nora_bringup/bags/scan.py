@@ -82,6 +82,7 @@ class McapScan:
     def _chunk(self, file: BinaryIO, size: int) -> Iterator[Message]:
         """The records of a chunk; of one that is cut off, those that are whole."""
         content = file.read(size)
+        start = file.tell() - len(content)
         _, _, plain_size, crc, name_size = struct.unpack_from("<QQQII", content)
         compression = content[32 : 32 + name_size].decode()
         (packed_size,) = struct.unpack_from("<Q", content, 32 + name_size)
@@ -95,6 +96,8 @@ class McapScan:
         while inner.tell() < len(packed):
             opcode, record_size = _head(inner)
             yield from self._record(opcode, _take(inner, record_size))
+            if not compression:
+                self.good_bytes = start + 40 + name_size + inner.tell()
         if is_cut:
             raise EOFError("a chunk is cut off between two records")
 

@@ -182,6 +182,7 @@ class Recorder:
         except OSError:
             recording.drain()
             recording.discard()
+            shutil.rmtree(folder)
             raise
         self.folder, self.label, self.problem = folder, label, ""
         self._audit, self._recording = audit, recording
