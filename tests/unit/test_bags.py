@@ -13,13 +13,25 @@ from hypothesis import strategies as st
 
 from nora_policy.goal import Outcome
 from nora_policy.types import Observation
-from nora_training.bags import bag_sha256, find_bags
+from nora_training.bags import Bag, bag_sha256, find_bags
 from nora_training.episodes import observations, read_episode
 
 NUM_STEPS = 16
 ACTIONS = demo_bags.script(NUM_STEPS)
 MOVING = np.delete(np.arange(NUM_STEPS), demo_bags.PAUSES)
 STAMPS = START_NS + STEP_NS * MOVING
+
+
+def episode_of(folder, source="auto"):
+    with Bag.open(folder) as bag:
+        return read_episode(bag, EMBODIMENT, source)
+
+
+def use(folder):
+    """All that a conversion reads."""
+    with Bag.open(folder) as bag:
+        episode = read_episode(bag, EMBODIMENT)
+        return episode, list(observations(bag, episode, EMBODIMENT))
 
 
 def without(records, *topics):
@@ -51,12 +63,11 @@ def good_bag(records, tmp_path_factory):
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_an_episode_is_what_was_commanded_and_seen(tmp_path, records, storage, compress):
     bag = demo_bags.write(tmp_path / "bag", records, storage, compress=compress)
-    episode = read_episode(bag, EMBODIMENT)
+    episode, seen = use(bag)
     assert (episode.instruction, episode.outcome) == (INSTRUCTION, Outcome.SUCCESS)
     assert (episode.source, episode.num_periods) == ("command", NUM_STEPS)
     np.testing.assert_array_equal(episode.stamps_N, STAMPS)
     np.testing.assert_allclose(episode.actions_NA, ACTIONS[MOVING], atol=1e-12)
-    seen = list(observations(episode, EMBODIMENT))
     images = {r.log_ns: r.msg.data for r in records if r.topic.endswith("image_raw")}
     for observation, stamp_ns in zip(seen, STAMPS.tolist(), strict=True):
         assert isinstance(observation, Observation)
@@ -68,7 +79,7 @@ def test_an_episode_is_what_was_commanded_and_seen(tmp_path, records, storage, c
 def test_without_commands_actions_are_measured(tmp_path, records, source):
     missing = ["bridge/command"] + ["bridge/ee_pose"] * (source == "joint_states")
     bag = demo_bags.write(tmp_path / "bag", without(records, *missing))
-    episode = read_episode(bag, EMBODIMENT)
+    episode = episode_of(bag)
     assert episode.source == source
     # The measured arm lags behind, but gets there.
     total = episode.actions_NA[:, :3].sum(axis=0)
@@ -78,8 +89,8 @@ def test_without_commands_actions_are_measured(tmp_path, records, source):
 
 
 def test_the_source_can_be_chosen(good_bag):
-    poses = read_episode(good_bag, EMBODIMENT, "ee_pose")
-    joints = read_episode(good_bag, EMBODIMENT, "joint_states")
+    poses = episode_of(good_bag, "ee_pose")
+    joints = episode_of(good_bag, "joint_states")
     assert (poses.source, joints.source) == ("ee_pose", "joint_states")
     np.testing.assert_allclose(poses.actions_NA, joints.actions_NA, atol=1e-6)
     np.testing.assert_allclose(poses.measured_N6, poses.actions_NA[:, :6], atol=1e-12)
@@ -90,7 +101,7 @@ def test_instruction_and_outcome_may_come_from_the_topics(tmp_path, records):
     said = [demo_bags.text(INSTRUCTION, begin), demo_bags.text("", stop)]
     told = [demo_bags.outcome(3, begin), demo_bags.outcome(2, stop)]
     bag = demo_bags.write(tmp_path / "bag", [*records, *said, *told], labels={})
-    episode = read_episode(bag, EMBODIMENT)
+    episode = episode_of(bag)
     assert (episode.instruction, episode.outcome) == (INSTRUCTION, Outcome.PARTIAL)
     np.testing.assert_array_equal(episode.stamps_N, STAMPS[2:-3])
 
@@ -101,7 +112,7 @@ def test_the_label_file_wins_and_changes_the_hash(tmp_path, good_bag):
     (bag / "label.yaml").write_text(
         "outcome: failure\nnotes: null\nprovenance: {checkpoint: ''}\n"
     )
-    episode = read_episode(bag, EMBODIMENT)
+    episode = episode_of(bag)
     assert (episode.instruction, episode.outcome) == (INSTRUCTION, Outcome.FAILURE)
     assert bag_sha256(bag) != bag_sha256(good_bag)
 
@@ -109,8 +120,7 @@ def test_the_label_file_wins_and_changes_the_hash(tmp_path, good_bag):
 def test_a_camera_that_pauses_leaves_steps_without_observation(tmp_path, records):
     first, last = START_NS + 4 * STEP_NS, START_NS + 9 * STEP_NS
     kept = [r for r in records if not (r.topic.endswith("image_raw") and first < r.log_ns < last)]
-    episode = read_episode(demo_bags.write(tmp_path / "bag", kept), EMBODIMENT)
-    seen = list(observations(episode, EMBODIMENT))
+    _, seen = use(demo_bags.write(tmp_path / "bag", kept))
     problems = [s for s in seen if isinstance(s, str)]
     max_age_ns = EMBODIMENT.cameras[0].max_age_s * 1e9
     late = (first + max_age_ns < STAMPS) & (last > STAMPS)
@@ -183,12 +193,6 @@ BAD = {
         dataclasses.replace(r[0], topic="/other/camera/image_raw"),
     ],
 }
-
-
-def use(bag):
-    """All that a conversion reads."""
-    episode = read_episode(bag, EMBODIMENT)
-    return episode, list(observations(episode, EMBODIMENT))
 
 
 @pytest.mark.parametrize("reason", BAD)

@@ -203,6 +203,19 @@ def test_statistics_are_quantiles_of_what_is_selected(dataset, monkeypatch, caps
     assert found.mask_A.tolist() == [True] * 6 + [False]
 
 
+def test_rounding_noise_is_not_scaled_up(dataset, tmp_path):
+    root = shutil.copytree(dataset.root, tmp_path / "noisy")
+    noisy = dataclasses.replace(dataset, root=root)
+    for e in noisy.entries:
+        steps = noisy.steps(e)
+        steps.actions_NA[:, 3] = np.random.default_rng(0).normal(size=e.num_steps) * 1e-9
+        arrays = {name: getattr(steps, name) for name in Steps.__slots__}
+        np.savez(root / "episodes" / e.folder / "steps.npz", **arrays)
+    statistics = noisy.statistics(noisy.entries)
+    for sample in Samples(noisy, noisy.entries, statistics, 3):
+        assert (sample.actions_TA[:, 3] == 0).all()
+
+
 @pytest.mark.parametrize("only_complete", [False, True])
 def test_samples_are_every_step_and_what_followed(dataset, only_complete):
     entries, horizon = dataset.entries, 5

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,13 +85,14 @@ class Bag:
     """
 
     def __init__(self, folder: Path, reader: AnyReader) -> None:
-        self._reader = reader
+        self.folder, self._reader = folder, reader
         custom = reader.readers[0].storage.metadata.custom or {}  # type: ignore[union-attr]
         self.labels: dict[str, str] = {**custom, **_label(folder / LABEL)}
 
     @staticmethod
     @contextmanager
     def open(folder: Path) -> Iterator[Bag]:
+        """Open the rosbag2 in `folder` for a while."""
         if not (folder / "metadata.yaml").is_file():
             raise ValueError("metadata.yaml: expected one, got none; `nora bags repair` makes one")
         reader = AnyReader([folder], default_typestore=get_typestore(Stores.ROS2_JAZZY))
@@ -134,7 +136,7 @@ class Bag:
         """
         if not connections:
             return
-        num_read = 0
+        num_read: Counter[str] = Counter()
         raw_messages = self._reader.messages(connections)
         while True:
             with _readable():
@@ -143,22 +145,37 @@ class Bag:
                     break
                 connection, log_ns, data = raw
                 msg = self._reader.deserialize(data, connection.msgtype)
-            num_read += 1
+            num_read[connection.topic] += 1
             yield Message(connection.topic, log_ns, msg)
-        if num_read != (expected := sum(connection.msgcount for connection in connections)):
-            names = sorted({connection.topic for connection in connections})
-            raise ValueError(f"{names}: expected {expected} messages, got {num_read}")
+        expected: Counter[str] = Counter()
+        for connection in connections:
+            expected[connection.topic] += connection.msgcount
+        for topic in expected:
+            if num_read[topic] != expected[topic]:
+                raise ValueError(
+                    f"{topic}: expected {expected[topic]} messages, got {num_read[topic]}"
+                )
 
-    def stamped(self, topic: str, msgtype: str) -> tuple[list[Any], Int64]:
-        """All messages of a topic with headers, and their stamps in ns; empty if there are none.
+    def read(self, types: Mapping[str, str]) -> dict[str, list[Message]]:
+        """All messages of the topics that are the keys, in one go over the bag.
 
         Raises:
-            ValueError: the clock goes backwards, or is not the clock of the recorder.
+            ValueError: as `connections` and `messages`.
         """
-        messages = list(self.messages(self.connections(topic, msgtype)))
-        stamps = np.array([to_ns(m.msg.header.stamp) for m in messages], np.int64)
-        check_clock(topic, stamps, np.array([m.log_ns for m in messages], np.int64))
-        return [m.msg for m in messages], stamps
+        found = {topic: self.connections(topic, msgtype) for topic, msgtype in types.items()}
+        read: dict[str, list[Message]] = {topic: [] for topic in types}
+        for message in self.messages([c for connections in found.values() for c in connections]):
+            for topic in types:
+                if self.is_named(message.topic, topic):
+                    read[topic].append(message)
+        return read
+
+
+def stamps(topic: str, messages: Sequence[Message]) -> Int64:
+    """The header stamps, ns. Raises `ValueError` as `check_clock`."""
+    stamps_M = np.array([to_ns(message.msg.header.stamp) for message in messages], np.int64)
+    check_clock(topic, stamps_M, np.array([message.log_ns for message in messages], np.int64))
+    return stamps_M
 
 
 def check_clock(topic: str, stamps_M: Int64, logs_M: Int64) -> None:

@@ -21,7 +21,8 @@ import torch
 from nora_policy import schema
 from nora_policy.embodiment import Embodiment
 from nora_policy.preprocess import orient, resize
-from nora_training.bags import bag_sha256, find_bags
+from nora_training.alignment import Int64
+from nora_training.bags import Bag, bag_sha256, find_bags
 from nora_training.dataset import (
     EMBODIMENT,
     EPISODES,
@@ -122,23 +123,24 @@ def convert(build: Build, bag: Path) -> Result:
         if done.is_file():
             return Result(bag, schema.build(Entry, json.loads(done.read_text())))
         embodiment = Embodiment.load(build.embodiment)
-        episode = read_episode(bag, embodiment, build.source)
-        entry = _write(episode, embodiment, build, sha256)
+        with Bag.open(bag) as opened:
+            entry = _write(opened, embodiment, build, sha256)
     except ValueError as error:
         return Result(bag, None, str(error))
     return Result(bag, entry, is_new=True)
 
 
-def _write(episode: Episode, embodiment: Embodiment, build: Build, sha256: str) -> Entry:
+def _write(bag: Bag, embodiment: Embodiment, build: Build, sha256: str) -> Entry:
     """Into a hidden folder first, which gets its name when it is complete."""
+    episode = read_episode(bag, embodiment, build.source)
     half = Path(tempfile.mkdtemp(prefix=".", dir=build.out / EPISODES))
     try:
-        image_stamps_N = _write_images(half, episode, embodiment, build.image_size)
+        image_stamps_N = _write_images(half, bag, episode, embodiment, build.image_size)
         steps = Steps(episode.stamps_N, image_stamps_N, episode.actions_NA, episode.measured_N6)
         np.savez(half / "steps.npz", **{f: getattr(steps, f) for f in Steps.__slots__})
         entry = Entry(
             sha256=sha256,
-            bag=str(episode.bag),
+            bag=str(bag.folder),
             instruction=episode.instruction,
             outcome=episode.outcome.name,
             source=episode.source,
@@ -155,8 +157,8 @@ def _write(episode: Episode, embodiment: Embodiment, build: Build, sha256: str) 
 
 
 def _write_images(
-    folder: Path, episode: Episode, embodiment: Embodiment, size: int
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    folder: Path, bag: Bag, episode: Episode, embodiment: Embodiment, size: int
+) -> Int64:
     """One file per camera; the stamps (N,) of the oldest image of each step.
 
     Raises:
@@ -170,7 +172,7 @@ def _write_images(
     ]
     stamps_N = np.full(num_steps, NO_IMAGE)
     problem = ""
-    for i, seen in enumerate(observations(episode, embodiment)):
+    for i, seen in enumerate(observations(bag, episode, embodiment)):
         if isinstance(seen, str):
             problem = seen
             continue

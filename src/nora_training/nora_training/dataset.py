@@ -31,6 +31,7 @@ from nora_training.alignment import Int64
 FORMAT = 1
 INDEX, EMBODIMENT, EPISODES = "index.json", "embodiment.yaml", "episodes"
 NO_IMAGE = -1
+ROUNDING = 1e-6  # m or rad per step
 
 Split = Literal["train", "val"]
 UInt8 = NDArray[np.uint8]
@@ -136,11 +137,15 @@ class Dataset:
         return images
 
     def statistics(self, entries: Sequence[Entry]) -> Statistics:
-        """1 % and 99 % quantiles of all steps of `entries`; the gripper is not scaled."""
+        """1 % and 99 % quantiles of all steps of `entries`; the gripper is not scaled.
+
+        What never moves by more than rounding gets no width, or noise would be scaled to +-1.
+        """
         if not entries:
             raise ValueError("statistics: expected episodes, got none")
         actions = np.concatenate([self.steps(entry).actions_NA for entry in entries])
         q01_A, q99_A = np.quantile(actions, [0.01, 0.99], axis=0)
+        q99_A = np.where(q99_A - q01_A < ROUNDING, q01_A, q99_A)
         names = np.array(self.embodiment.action.names)
         return Statistics(q01_A, q99_A, names != "gripper")
 

@@ -5,9 +5,8 @@ Legend: N steps, M messages, A action dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from nora_policy.observation import NS_PER_S, ObservationBuffer, frame_from_imag
 from nora_policy.types import Float64, Observation
 from nora_training.alignment import Int64, moving
 from nora_training.bags import Bag, Message, check_clock
-from nora_training.motion import Choice, Motion, Source, read_motions
+from nora_training.motion import Choice, Messages, Motion, Source, motion_topics, motions
 
 IMAGE = "sensor_msgs/msg/Image"
 STRING = "std_msgs/msg/String"
@@ -35,7 +34,6 @@ class Episode:
     before the filter.
     """
 
-    bag: Path
     instruction: str
     outcome: Outcome
     source: Source
@@ -55,31 +53,30 @@ class _Task:
     end_ns: int = AFTER
 
 
-def read_episode(folder: Path, embodiment: Embodiment, source: Choice = "auto") -> Episode:
-    """Steps of `embodiment`'s period out of the rosbag2 in `folder`.
+def read_episode(bag: Bag, embodiment: Embodiment, source: Choice = "auto") -> Episode:
+    """Steps of `embodiment`'s period.
 
     Args:
-        folder: has the `metadata.yaml`.
+        bag: an open one.
         embodiment: names topics, period and driver.
         source: of the actions; auto: the first of `Source` that the bag has.
 
     Raises:
         ValueError: the bag cannot be used; the reason fits into one line.
     """
-    with Bag.open(folder) as bag:
-        _check_robot(bag, embodiment)
-        task = _read_task(bag)
-        motions = read_motions(bag, embodiment, source)
-    wanted = [motion for motion in motions if source in ("auto", motion.source)]
+    _check_robot(bag, embodiment)
+    topics = {"instruction": STRING, "task_outcome": OUTCOME, **motion_topics(embodiment)}
+    read = bag.read(topics)
+    task = _task(bag.labels, read)
+    found = motions(read, embodiment, source)
+    wanted = [motion for motion in found if source in ("auto", motion.source)]
     if not wanted:
-        available = [motion.source for motion in motions]
+        available = [motion.source for motion in found]
         raise ValueError(f"expected actions from {source}, available: {available or 'none'}")
-    return _episode(folder, task, wanted[0], motions, embodiment.action.step_period_s)
+    return _episode(task, wanted[0], found, embodiment.action.step_period_s)
 
 
-def _episode(
-    folder: Path, task: _Task, motion: Motion, motions: list[Motion], period_s: float
-) -> Episode:
+def _episode(task: _Task, motion: Motion, found: list[Motion], period_s: float) -> Episode:
     period_ns = round(period_s * NS_PER_S)
     begin_ns = max(task.begin_ns, int(motion.path.stamps_M[0]))
     end_ns = min(task.end_ns, int(motion.path.stamps_M[-1]))
@@ -92,10 +89,9 @@ def _episode(
     if not keep.any():
         raise ValueError(f"expected motion, got none in {num_periods} steps")
     measured_N6 = np.full((num_periods, 6), np.nan)
-    if measured := [other for other in motions if other.source != "command"]:
+    if measured := [other for other in found if other.source != "command"]:
         measured_N6 = measured[0].path.steps(grid)
     return Episode(
-        bag=folder,
         instruction=task.instruction,
         outcome=task.outcome,
         source=motion.source,
@@ -106,7 +102,9 @@ def _episode(
     )
 
 
-def observations(episode: Episode, embodiment: Embodiment) -> Iterator[Observation | str]:
+def observations(
+    bag: Bag, episode: Episode, embodiment: Embodiment
+) -> Iterator[Observation | str]:
     """What the policy would have seen at the start of each step, or why nothing.
 
     The bag's images go message by message through the `ObservationBuffer` of the policy node.
@@ -117,15 +115,14 @@ def observations(episode: Episode, embodiment: Embodiment) -> Iterator[Observati
     buffer = ObservationBuffer(embodiment.cameras)
     waiting = iter(episode.stamps_N.tolist())
     now_ns = next(waiting, AFTER)
-    with Bag.open(episode.bag) as bag:
-        for image in _images(bag, embodiment):
-            while now_ns < image.log_ns:
-                yield buffer.snapshot(now_ns, episode.instruction)
-                now_ns = next(waiting, AFTER)
-            for camera in embodiment.cameras:
-                if bag.is_named(image.topic, camera.topic):
-                    frame = frame_from_image(image.msg, camera.encoding)
-                    buffer.put(camera.name, frame, image.log_ns)
+    for image in _images(bag, embodiment):
+        while now_ns < image.log_ns:
+            yield buffer.snapshot(now_ns, episode.instruction)
+            now_ns = next(waiting, AFTER)
+        for camera in embodiment.cameras:
+            if bag.is_named(image.topic, camera.topic):
+                frame = frame_from_image(image.msg, camera.encoding)
+                buffer.put(camera.name, frame, image.log_ns)
     while now_ns < AFTER:
         yield buffer.snapshot(now_ns, episode.instruction)
         now_ns = next(waiting, AFTER)
@@ -156,26 +153,24 @@ def _check_robot(bag: Bag, embodiment: Embodiment) -> None:
             raise ValueError(f"{camera.topic}: expected images, got none")
 
 
-def _read_task(bag: Bag) -> _Task:
+def _task(labels: Mapping[str, str], read: Messages) -> _Task:
     """From the labels, and what they do not say from the topics."""
-    outcome = _outcome(bag)
-    if instruction := bag.labels.get("instruction", "").strip():
+    outcome = _outcome(labels, read)
+    if instruction := labels.get("instruction", "").strip():
         return _Task(instruction, outcome)
-    messages = list(bag.messages(bag.connections("instruction", STRING)))
-    texts = [message.msg.data.strip() for message in messages]
+    texts = [message.msg.data.strip() for message in read["instruction"]]
     distinct = sorted(set(texts) - {""})
     if len(distinct) != 1:
         raise ValueError(f"instruction: expected one in the labels or the topic, got {distinct}")
     first = texts.index(distinct[0])
-    stops = [message.log_ns for message in messages[first:] if not message.msg.data.strip()]
-    return _Task(distinct[0], outcome, messages[first].log_ns, (*stops, AFTER)[0])
+    stops = [m.log_ns for m in read["instruction"][first:] if not m.msg.data.strip()]
+    return _Task(distinct[0], outcome, read["instruction"][first].log_ns, (*stops, AFTER)[0])
 
 
-def _outcome(bag: Bag) -> Outcome:
-    said = bag.labels.get("outcome", "").strip().upper()
-    if said in ("", Outcome.UNKNOWN.name):
-        judged = list(bag.messages(bag.connections("task_outcome", OUTCOME)))
-        said = Outcome(judged[-1].msg.outcome).name if judged else Outcome.UNKNOWN.name
-    if said not in Outcome.__members__:
+def _outcome(labels: Mapping[str, str], read: Messages) -> Outcome:
+    said = labels.get("outcome", "").strip().upper()
+    if said in ("", Outcome.UNKNOWN.name) and read["task_outcome"]:
+        return Outcome(read["task_outcome"][-1].msg.outcome)
+    if said and said not in Outcome.__members__:
         raise ValueError(f"outcome: expected one of {list(Outcome.__members__)}, got {said!r}")
-    return Outcome[said]
+    return Outcome[said] if said else Outcome.UNKNOWN

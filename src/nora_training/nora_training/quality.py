@@ -13,7 +13,7 @@ import numpy as np
 
 from nora_policy.normalization import Statistics
 from nora_policy.types import Float64
-from nora_training.dataset import Dataset, Entry, Steps
+from nora_training.dataset import ROUNDING, Dataset, Entry, Steps
 
 MOVES = 1e-3  # m or rad per step: below, a sign means nothing
 MAX_STILL, MAX_UNSEEN, MAX_CLIPPED = 0.5, 0.05, 0.2
@@ -61,7 +61,7 @@ def assess(dataset: Dataset, statistics: Statistics) -> Quality:
     episodes = tuple(assess_episode(e, steps, statistics, period_s) for e, steps in pairs)
     actions = np.concatenate([steps.actions_NA for steps in all_steps])
     names = dataset.embodiment.action.names
-    is_constant = np.ptp(actions, axis=0) < 1e-9
+    is_constant = np.ptp(actions, axis=0) < ROUNDING
     constant = tuple(name for name, flat in zip(names, is_constant, strict=True) if flat)
     measured = np.concatenate([steps.measured_N6 for steps in all_steps])
     agreement_6 = agreement(actions[:, :6], measured)

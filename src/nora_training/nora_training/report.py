@@ -105,7 +105,8 @@ def _plot_actions(path: Path, dataset: Dataset, statistics: Statistics) -> None:
     for i, name in enumerate(dataset.embodiment.action.names):
         plot = axes.flat[i]
         plot.hist(actions[:, i], bins=60, color="tab:blue")
-        plot.set(xlabel=f"{name} [{UNITS[i]}]", ylabel="steps", yscale="log")
+        plot.set(xlabel=f"{name} [{UNITS[i]}]", ylabel="steps", yscale="log", ylim=(0.7, None))
+        plot.locator_params(axis="x", nbins=4)
         if statistics.mask_A[i]:
             for value in (statistics.q01_A[i], statistics.q99_A[i]):
                 plot.axvline(value, color="tab:red", lw=1, ls="--")
@@ -126,6 +127,7 @@ def _plot_episodes(path: Path, dataset: Dataset, quality: Quality) -> None:
     for plot, (label, values) in zip(axes.flat, bars, strict=False):
         plot.bar(numbers, values, width=1.0, color="tab:blue", edgecolor="white", lw=0.3)
         plot.set(xlabel="episode, as in index.json", ylabel=label)
+        plot.set_ylim(0, max(*values, 1e-3) * 1.05)
     plot = axes.flat[3]
     names = dataset.embodiment.action.names[:6]
     plot.bar(names, 100 * np.nan_to_num(quality.agreement_6), color="tab:green")
