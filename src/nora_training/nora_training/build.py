@@ -51,7 +51,14 @@ class Result:
 class Build:
     """One data set to be made from bags.
 
-    `source`: of the actions: auto, command, ee_pose or joint_states. `workers`: processes.
+    Attributes:
+        bags: folders with bags, at any depth.
+        out: folder of the data set; what is there already is kept.
+        embodiment: YAML file of the robot.
+        image_size: side of the square images, px, as the policy wants them.
+        val_fraction: share of the episodes that are never trained on.
+        source: of the actions; auto: commands if there are any, else what was measured.
+        workers: processes.
     """
 
     bags: tuple[Path, ...]

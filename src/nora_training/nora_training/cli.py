@@ -25,7 +25,11 @@ Root = tyro.conf.Positional[Path]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Episodes to count: those to train on that ended like this."""
+    """Episodes to train on.
+
+    Attributes:
+        outcomes: how they ended.
+    """
 
     outcomes: tuple[Outcome, ...] = (Outcome.SUCCESS,)
 
@@ -82,7 +86,12 @@ def _build(build: tyro.conf.OmitArgPrefixes[Build]) -> int:
 
 
 def _stats(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
-    """Quantiles of the actions, as `norm_stats.json` into the data set."""
+    """Quantiles of the actions, as `norm_stats.json` into the data set.
+
+    Args:
+        root: the data set.
+        selection: whose actions.
+    """
     dataset = Dataset.load(root)
     key = dataset.embodiment.action.statistics_key
     text = statistics_json(key, selection.statistics(dataset))
@@ -92,7 +101,12 @@ def _stats(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
 
 
 def _check(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
-    """Is the data good? `report/report.md` with plots; exit code 1 when problems were found."""
+    """Is the data good? `report/report.md` with plots; exit code 1 when problems were found.
+
+    Args:
+        root: the data set.
+        selection: whose quantiles the actions are held against.
+    """
     dataset = Dataset.load(root)
     statistics = selection.statistics(dataset)
     quality = assess(dataset, statistics)
