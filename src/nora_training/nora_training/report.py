@@ -127,7 +127,7 @@ def _plot_episodes(path: Path, dataset: Dataset, quality: Quality) -> None:
     for plot, (label, values) in zip(axes.flat, bars, strict=False):
         plot.bar(numbers, values, width=1.0, color="tab:blue", edgecolor="white", lw=0.3)
         plot.set(xlabel="episode, as in index.json", ylabel=label)
-        plot.set_ylim(0, max(*values, 1e-3) * 1.05)
+        plot.set_ylim(0, max(*values, 0.1) * 1.05)
     plot = axes.flat[3]
     names = dataset.embodiment.action.names[:6]
     plot.bar(names, 100 * np.nan_to_num(quality.agreement_6), color="tab:green")
