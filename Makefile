@@ -18,7 +18,7 @@ lint: setup ## format, lint and types
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 
-bench: setup ## the quick benchmarks: tiny model, tokens, simulator, latency of the chain, DDS profile
+bench: setup ## the quick benchmarks: tiny model, tokens, simulator, chain latency, DDS profile, recorder, bags
 	@$(RUN) python benchmarks/model_latency.py --size tiny
 	@$(RUN) python benchmarks/token_latency.py --size tiny
 	@$(RUN) python benchmarks/fast_tokens.py $(if $(FAST),--fast $(FAST))
@@ -26,6 +26,8 @@ bench: setup ## the quick benchmarks: tiny model, tokens, simulator, latency of 
 	@$(RUN) python benchmarks/simulator_speed.py
 	@$(RUN) python benchmarks/chain_latency.py
 	@$(RUN) python benchmarks/dds_profile.py
+	@$(RUN) python benchmarks/recorder_throughput.py
+	@$(RUN) python benchmarks/bag_conversion.py
 
 clean: ## remove everything that set-up, build and runs have made
 	rm -rf .venv build install log out env.sh .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -151,7 +151,9 @@ build_workspace() {
         cat .venv/requirements src/*/{package.xml,CMakeLists.txt,setup.py,setup.cfg} src/nora_msgs/{msg,srv,action}/* 2>/dev/null || true
         find src/nora_msgs src/*/{launch,config} -type f 2>/dev/null | sort || true # their content is linked, not copied
     } | sha256sum)"
-    [[ $(stamp build/made) != "$key" || ! -e install/bin/nora || ! -e install/bin/nora-checkpoint ]] || { detail=unchanged; return; }
+    local command commands=(nora_bringup/nora nora_policy/nora-checkpoint nora_training/nora-dataset) are_there=1
+    for command in "${commands[@]}"; do [[ -e install/bin/${command#*/} ]] || are_there=; done
+    [[ $(stamp build/made) != "$key" || ! $are_there ]] || { detail=unchanged; return; }
     if [[ $ros == wheels ]]; then
         export AMENT_PREFIX_PATH="$venv" CMAKE_PREFIX_PATH="$venv"
         LD_LIBRARY_PATH="$(wheel_libraries)" PATH="$venv/bin:$PATH" _ROS_WHEELS_BOOTSTRAP_COMPLETE=1 colcon_build
@@ -160,7 +162,7 @@ build_workspace() {
     fi
     find install -xtype l -delete # links to files that are gone from src
     mkdir -p install/bin
-    ln -sf ../lib/nora_bringup/nora ../lib/nora_policy/nora-checkpoint install/bin/
+    for command in "${commands[@]}"; do ln -sf "../lib/$command" install/bin/; done
     echo "$key" >build/made
 }
 

@@ -1,4 +1,4 @@
-"""Package nora_bringup: embodiments, launch, arm bridge, simulator."""
+"""Package nora_bringup: embodiments, launch, arm bridge, recorder, simulator."""
 
 from glob import glob
 
@@ -20,6 +20,7 @@ setup(
     entry_points={
         "console_scripts": [
             "bridge = nora_bringup.entry:bridge",
+            "recorder = nora_bringup.entry:recorder",
             "sim = nora_bringup.entry:sim",
             "nora = nora_bringup.cli:main",
         ]

@@ -12,4 +12,5 @@ setup(
     ],
     package_data={"nora_training": ["py.typed"]},
     license="Apache-2.0",
+    entry_points={"console_scripts": ["nora-dataset = nora_training.cli:main"]},
 )

@@ -86,8 +86,8 @@ def test_nothing_in_nora_policy_but_its_nodes_imports_ros(path):
     assert not roots(imports(path)) & (ROS | {"nora_bringup", "nora_training"})
 
 
-@pytest.mark.parametrize("path", files(BRINGUP / "sim"), ids=name)
-def test_the_simulator_imports_neither_ros_nor_torch(path):
+@pytest.mark.parametrize("path", files(BRINGUP / "sim") + files(BRINGUP / "bags"), ids=name)
+def test_the_simulator_and_its_bags_import_neither_ros_nor_torch(path):
     assert not roots(imports(path)) & (ROS | TORCH | {"nora_training"})
 
 

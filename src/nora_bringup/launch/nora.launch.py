@@ -21,6 +21,7 @@ DESCRIPTIONS = {
     "head": "Head of the policy: auto (as the embodiment says), flow or fast (tokens)",
     "sim": "Run the simulator: auto (as the embodiment's driver says), true or false",
     "seed": "Of object placement and sampling noise; negative: random",
+    "record_dir": "Folder for the bags of episodes; empty: no recorder",
 }
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from nora_bringup.demo import Demo, run_demo
 from nora_bringup.graph import Options, node_specs
+from nora_bringup.recorder.commands import Check, Repair, check_bags, repair_bags
 from nora_bringup.standalone import run_until_ended
 
 
@@ -21,7 +22,7 @@ def main() -> None:
         signal.signal(number, _interrupt)
     try:
         command = tyro.extras.subcommand_cli_from_dict(
-            {"demo": _demo, "up": _up}, description="NORA for ROS 2"
+            {"demo": _demo, "up": _up, "bags": _bags}, description="NORA for ROS 2"
         )
     except KeyboardInterrupt:
         print("\nstopped")
@@ -40,6 +41,15 @@ def _demo(demo: tyro.conf.OmitArgPrefixes[Demo]) -> int:
 def _up(options: tyro.conf.OmitArgPrefixes[Options]) -> int:
     """Run the nodes of an embodiment until Ctrl-C, as `ros2 launch` would."""
     return run_until_ended(node_specs(options))
+
+
+def _bags(command: tyro.conf.OmitSubcommandPrefixes[Repair | Check]) -> int:
+    """Audit recorded bags, or rescue those that were cut off."""
+    match command:
+        case Repair():
+            return repair_bags(command)
+        case Check():
+            return check_bags(command)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

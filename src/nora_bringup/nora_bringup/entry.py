@@ -11,6 +11,14 @@ def bridge() -> None:
     main()
 
 
+def recorder() -> None:
+    """Run `ros2 run nora_bringup recorder`."""
+    end_quietly_when_told()
+    from nora_bringup.recorder.node import main
+
+    main()
+
+
 def sim() -> None:
     """Run `ros2 run nora_bringup sim`."""
     end_quietly_when_told()

@@ -36,6 +36,7 @@ class Options:
         head: `flow` (action expert) or `fast` (tokens); `auto` is the embodiment's.
         sim: `auto` (simulate when the embodiment's driver is the simulator), `true` or `false`.
         seed: of the object placement and of the policy's sampling noise; negative is random.
+        record_dir: folder for the bags of episodes; empty starts no recorder.
     """
 
     embodiment: str = "sim_widowx"
@@ -44,6 +45,7 @@ class Options:
     head: Literal["auto", "flow", "fast"] = "auto"
     sim: Literal["auto", "true", "false"] = "auto"
     seed: int = -1
+    record_dir: str = ""
 
 
 def config_dir() -> Path:
@@ -89,10 +91,17 @@ def node_specs(options: Options) -> tuple[NodeSpec, ...]:
     if _has_simulator(options.sim, embodiment):
         specs.append(NodeSpec("nora_bringup", "sim", {**common, "seed": max(options.seed, 0)}))
     specs.append(NodeSpec("nora_bringup", "bridge", common))
+    driven_by = {}
+    if options.checkpoint:
+        driven_by = {"checkpoint": str(Path(options.checkpoint).resolve())}
+    if options.record_dir:
+        record_dir = str(Path(options.record_dir).resolve())
+        recorder = {**common, **driven_by, "record_dir": record_dir}
+        specs.append(NodeSpec("nora_bringup", "recorder", recorder))
     if options.checkpoint:
         policy = {
             **common,
-            "checkpoint": str(Path(options.checkpoint).resolve()),
+            **driven_by,
             "device": options.device,
             "head": options.head,
             "seed": options.seed,

@@ -1,9 +1,57 @@
-"""Newest frame per camera, and why there is no observation when there is none (numpy layer)."""
+"""Camera messages to one observation, or the reason why there is none (numpy layer)."""
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
+import numpy as np
+
 from nora_policy.embodiment import Camera
 from nora_policy.types import Frame, Observation
+
+NS_PER_S = 1_000_000_000
+CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}
+
+
+class TimeMessage(Protocol):
+    """`builtin_interfaces/Time`, of ROS or out of a bag."""
+
+    sec: Any
+    nanosec: Any
+
+
+class ImageMessage(Protocol):
+    """`sensor_msgs/Image`, of ROS or out of a bag."""
+
+    header: Any
+    height: Any
+    width: Any
+    encoding: Any
+    step: Any
+    data: Any
+
+
+def to_ns(time: TimeMessage) -> int:
+    return int(time.sec) * NS_PER_S + int(time.nanosec)
+
+
+def frame_from_image(msg: ImageMessage, encoding: str) -> Frame:
+    """Image message to RGB frame; a view of the message's bytes where the layout allows.
+
+    Raises:
+        ValueError: the encoding is not the expected one, or the sizes do not fit the data.
+    """
+    if msg.encoding != encoding:
+        raise ValueError(f"image encoding: expected {encoding}, got {msg.encoding!r}")
+    height, width, step = msg.height, msg.width, msg.step
+    if min(height, width) < 1 or step < 3 * width or len(msg.data) != height * step:
+        raise ValueError(
+            f"image data: expected height * step bytes with step >= 3 * width, got "
+            f"{len(msg.data)} bytes, height {height}, width {width}, step {step}"
+        )
+    rows = np.frombuffer(msg.data, np.uint8).reshape(height, step)
+    pixels_HW3 = rows[:, : 3 * width].reshape(height, width, 3)
+    return Frame(pixels_HW3[..., CHANNELS[encoding]], to_ns(msg.header.stamp))
 
 
 class ObservationBuffer:

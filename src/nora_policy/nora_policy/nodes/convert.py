@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from nora_policy.types import ActionChunk, Frame, Pose
+from nora_policy import observation
+from nora_policy.types import ActionChunk, Pose
 
-NS_PER_S = 1_000_000_000
-CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}
-
-
-def to_ns(time: Time) -> int:
-    return int(time.sec) * NS_PER_S + int(time.nanosec)
+# Training reads the same messages out of bags, without ROS, by the same functions.
+NS_PER_S = observation.NS_PER_S
+to_ns = observation.to_ns
+frame_from_msg = observation.frame_from_image
 
 
 def to_time(stamp_ns: int) -> Time:
@@ -29,25 +28,6 @@ def to_time(stamp_ns: int) -> Time:
 
 def header(stamp_ns: int, frame_id: str) -> Header:
     return Header(stamp=to_time(stamp_ns), frame_id=frame_id)
-
-
-def frame_from_msg(msg: Image, encoding: str) -> Frame:
-    """Image message to RGB frame; a view of the message's bytes where the layout allows.
-
-    Raises:
-        ValueError: the encoding is not the expected one, or the sizes do not fit the data.
-    """
-    if msg.encoding != encoding:
-        raise ValueError(f"image encoding: expected {encoding}, got {msg.encoding!r}")
-    height, width, step = msg.height, msg.width, msg.step
-    if min(height, width) < 1 or step < 3 * width or len(msg.data) != height * step:
-        raise ValueError(
-            f"image data: expected height * step bytes with step >= 3 * width, got "
-            f"{len(msg.data)} bytes, height {height}, width {width}, step {step}"
-        )
-    rows = np.frombuffer(msg.data, np.uint8).reshape(height, step)
-    pixels_HW3 = rows[:, : 3 * width].reshape(height, width, 3)
-    return Frame(pixels_HW3[..., CHANNELS[encoding]], to_ns(msg.header.stamp))
 
 
 def image_to_msg(rgb_HW3: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Image:

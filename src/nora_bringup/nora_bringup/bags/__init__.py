@@ -1,0 +1,1 @@
+"""Bags without ROS: write, label, audit and repair them (no rclpy, no torch)."""

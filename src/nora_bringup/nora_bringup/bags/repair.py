@@ -1,0 +1,152 @@
+"""Give a bag that was cut off its index and metadata back, and say what could be kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rosbags.rosbag2 import Reader
+
+from nora_bringup.bags.definitions import NS_PER_S, Definitions
+from nora_bringup.bags.label import LABEL, Label
+from nora_bringup.bags.scan import TORN, McapScan
+from nora_bringup.bags.writer import BagWriter
+
+DAMAGED = ".damaged"
+METADATA = "metadata.yaml"
+REPORT = "repair.md"
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What was kept; `damages` are by file, `set_aside` the files as they were found."""
+
+    folder: Path
+    counts: dict[str, int]
+    start_ns: int
+    end_ns: int
+    total_bytes: int
+    good_bytes: int
+    damages: tuple[str, ...]
+    set_aside: tuple[str, ...]
+
+    def markdown(self) -> str:
+        lost = self.total_bytes - self.good_bytes
+        lines = [
+            f"# {self.folder.name}: repaired",
+            "",
+            f"Kept {sum(self.counts.values())} messages, "
+            f"{(self.end_ns - self.start_ns) / NS_PER_S:.2f} s; "
+            f"{self.good_bytes} of {self.total_bytes} bytes were sound, {lost} were not.",
+            *(f"- {damage}" for damage in self.damages),
+            f"- the files as they were: {', '.join(self.set_aside)}",
+            "",
+            "| topic | messages |",
+            "|---|---|",
+            *(f"| {topic} | {count} |" for topic, count in sorted(self.counts.items())),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def damage_of(folder: Path) -> str:
+    """Why a bag cannot be read to its end with index and metadata; empty if it can."""
+    try:
+        with Reader(folder) as reader:
+            found = sum(1 for _ in reader.messages())
+            expected = reader.message_count
+    except (*TORN, OSError) as error:
+        return str(error)
+    return "" if found == expected else f"expected {expected} messages, found {found}"
+
+
+def repair(folder: Path) -> RepairReport | None:
+    """Rewrite the readable part of a bag in place, the damaged files beside it as `*.damaged`.
+
+    May be interrupted and called again. Returns None when there is nothing to repair.
+
+    Raises:
+        ValueError: not an MCAP bag, one that is being written, or not one message is readable;
+            nothing is changed.
+        OSError: the disk has no room for the readable part beside the damaged file.
+    """
+    sources = _sources(folder)
+    if not damage_of(folder):
+        return None
+    workshop = folder / ".repair"
+    shutil.rmtree(workshop, ignore_errors=True)
+    try:
+        report = _rewrite(folder, sources, workshop / folder.name)
+        for path in (*sources, folder / METADATA):
+            if path.exists() and not path.name.endswith(DAMAGED):
+                path.rename(path.with_name(path.name + DAMAGED))
+        for path in (workshop / folder.name).iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+    (folder / REPORT).write_text(report.markdown(), encoding="utf-8")
+    return report
+
+
+def _sources(folder: Path) -> list[Path]:
+    """The files as they were recorded, also when a repair was cut off or is repeated."""
+    found = {path.name: path for path in folder.glob("*.mcap")}
+    damaged = {path.stem: path for path in folder.glob(f"*.mcap{DAMAGED}")}
+    if damaged:
+        found.pop(f"{folder.name}.mcap", None)  # made of them
+    found |= damaged
+    if not found:
+        raise ValueError(f"{folder}: expected a folder with an .mcap file, found none")
+    for path in found.values():
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"{path}: expected a closed file, it is being written") from error
+    return [found[name] for name in sorted(found)]
+
+
+def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
+    total_bytes = sum(path.stat().st_size for path in sources)
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < total_bytes:
+        raise OSError(f"{folder}: expected {total_bytes} bytes of free space, got {free_bytes}")
+    definitions = Definitions.of_bag()
+    scans = [McapScan(path, definitions) for path in sources]
+    messages = (message for scan in scans for message in scan.messages())
+    counts: Counter[str] = Counter()
+    stamps: list[int] = []
+    writer = BagWriter(target, definitions)
+    for message in messages:
+        writer.write(message.topic, message.stamp_ns, message.data)
+        counts[message.topic.name] += 1
+        stamps = [min([message.stamp_ns, *stamps]), max([message.stamp_ns, *stamps])]
+    damages = tuple(f"{s.path.name}: {s.damage}" for s in scans if s.damage)
+    if not stamps:
+        writer.abort()
+        raise ValueError(f"{folder}: not one message is readable; {'; '.join(damages)}")
+    writer.close(_relabel(folder, stamps[1]))
+    names = tuple(f"{s.path.name.removesuffix(DAMAGED)}{DAMAGED}" for s in scans)
+    good_bytes = sum(scan.good_bytes for scan in scans)
+    return RepairReport(
+        folder, dict(counts), stamps[0], stamps[1], total_bytes, good_bytes, damages, names
+    )
+
+
+def _relabel(folder: Path, end_ns: int) -> dict[str, str]:
+    """Custom data: those of our label, which is closed, or those that somebody else's bag has."""
+    if (folder / LABEL).is_file():
+        label = Label.load(folder)
+        if not label.end_ns:
+            label = dataclasses.replace(label, end_ns=end_ns, ended="cut off, repaired")
+            label.save(folder)
+        return label.custom_data()
+    for name in (METADATA, METADATA + DAMAGED):
+        if (folder / name).is_file():
+            about = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+            return about["rosbag2_bagfile_information"].get("custom_data") or {}
+    return {}

@@ -1,0 +1,1 @@
+"""The recorder node: one bag per episode, with everything on the embodiment's record list."""

@@ -1,0 +1,75 @@
+"""`nora bags repair` and `nora bags check`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from nora_bringup.bags.audit import Expectation, expectations
+from nora_bringup.bags.check import check
+from nora_bringup.bags.repair import repair
+from nora_bringup.graph import NAMESPACE, embodiment_file
+from nora_policy.embodiment import Embodiment
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Give bags that were cut off their index and metadata back, in place.
+
+    The damaged file stays beside the new one as `*.damaged`.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Audit bags; exit code 1 if one is red or cannot be read.
+
+    Attributes:
+        folders: bags of the recorder, or of plain `ros2 bag record`.
+        embodiment: whose record list and limits hold; empty: whatever is in the bag.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    embodiment: str = ""
+
+
+def repair_bags(command: Repair) -> int:
+    """Exit code 1 if a bag could not be repaired."""
+    num_failed = 0
+    for folder in command.folders:
+        try:
+            report = repair(folder.resolve())
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            num_failed += 1
+            continue
+        print(report.markdown() if report else f"{folder}: nothing to repair")
+    return int(num_failed > 0)
+
+
+def check_bags(command: Check) -> int:
+    """Exit code 1 if a bag is red or cannot be read."""
+    expected: dict[str, Expectation] = {}
+    if command.embodiment:
+        embodiment = Embodiment.load(embodiment_file(command.embodiment))
+        expected = expectations(embodiment, _full_name)
+    num_bad = 0
+    for folder in command.folders:
+        try:
+            report = check(folder.resolve(), expected)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            num_bad += 1
+            continue
+        print(report.markdown(folder.resolve().name))
+        num_bad += not report.is_green
+    return int(num_bad > 0)
+
+
+def _full_name(name: str) -> str:
+    return name if name.startswith("/") else f"/{NAMESPACE}/{name}"

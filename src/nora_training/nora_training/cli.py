@@ -1,0 +1,144 @@
+"""The `nora-dataset` command: bags in, a data set and its report out. Runs without ROS."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from nora_policy.goal import Outcome
+from nora_policy.normalization import Statistics
+from nora_training.build import Build, Result
+from nora_training.dataset import Dataset, Entry, statistics_json
+from nora_training.quality import assess
+from nora_training.report import write_report
+from nora_training.view import write_video
+
+BAD_BAGS, BAD_INPUT, INTERRUPTED = 1, 2, 130
+Root = tyro.conf.Positional[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Episodes to train on.
+
+    Attributes:
+        outcomes: how they ended.
+    """
+
+    outcomes: tuple[Outcome, ...] = (Outcome.SUCCESS,)
+
+    def entries(self, dataset: Dataset) -> tuple[Entry, ...]:
+        """Raises `ValueError` when there are none."""
+        if found := dataset.select("train", self.outcomes):
+            return found
+        available = sorted({entry.outcome for entry in dataset.entries})
+        wanted = [outcome.name for outcome in self.outcomes]
+        raise ValueError(
+            f"outcomes: expected episodes to train on with {wanted}, available: {available}"
+        )
+
+    def statistics(self, dataset: Dataset) -> Statistics:
+        return dataset.statistics(self.entries(dataset))
+
+
+def main() -> None:
+    """Exit code 0: all is well; 1: some bags were skipped; 2: bad input; 130: interrupted."""
+    commands: dict[str, Callable[..., int]]
+    commands = {"build": _build, "stats": _stats, "check": _check, "view": _view}
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    sys.exit(code)
+
+
+def _build(build: tyro.conf.OmitArgPrefixes[Build]) -> int:
+    """Convert bags; what is converted already is not touched."""
+    results: list[Result] = []
+    bags = build.prepare()
+    with tqdm(total=len(bags), unit="bag", disable=None) as progress:
+        for result in build.run(bags):
+            results.append(result)
+            progress.update()
+            if result.entry is None:
+                progress.write(f"skipped {result.bag}: {result.reason}", file=sys.stderr)
+    build.finish(results)
+    bad = sum(result.entry is None for result in results)
+    new = sum(result.is_new for result in results)
+    dataset = Dataset.load(build.out)
+    sides = [dataset.split(entry) for entry in dataset.entries]
+    print(
+        f"{build.out}: {len(sides)} episodes ({sides.count('train')} train, "
+        f"{sides.count('val')} val), {sum(e.num_steps for e in dataset.entries)} steps; "
+        f"{new} new, {len(results) - new - bad} there already, {bad} bad bags skipped"
+    )
+    return BAD_BAGS if bad or not results else 0
+
+
+def _stats(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
+    """Quantiles of the actions, as `norm_stats.json` into the data set.
+
+    Args:
+        root: the data set.
+        selection: whose actions.
+    """
+    dataset = Dataset.load(root)
+    key = dataset.embodiment.action.statistics_key
+    text = statistics_json(key, selection.statistics(dataset))
+    (root / "norm_stats.json").write_text(text)
+    print(text, end="")
+    return 0
+
+
+def _check(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
+    """Is the data good? `report/report.md` with plots; exit code 1 when problems were found.
+
+    Args:
+        root: the data set.
+        selection: whose quantiles the actions are held against.
+    """
+    dataset = Dataset.load(root)
+    statistics = selection.statistics(dataset)
+    quality = assess(dataset, statistics)
+    print(write_report(root / "report", dataset, statistics, quality))
+    for problem in quality.problems:
+        print(f"- {problem}")
+    return 1 if quality.problems else 0
+
+
+def _view(
+    root: Root,
+    episode: Annotated[int, tyro.conf.Positional],
+    selection: tyro.conf.OmitArgPrefixes[Selection],
+    out: Path | None = None,
+) -> int:
+    """One episode as a video with its actions.
+
+    Args:
+        root: the data set.
+        episode: its place in index.json, from 0.
+        selection: whose quantiles the bars are drawn within.
+        out: the file; `report/episode_N.mp4` in the data set if not given.
+    """
+    dataset = Dataset.load(root)
+    if not 0 <= episode < len(dataset.entries):
+        raise ValueError(f"episode: expected 0 ... {len(dataset.entries) - 1}, got {episode}")
+    path = out or root / "report" / f"episode_{episode}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, dataset, dataset.entries[episode], selection.statistics(dataset))
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

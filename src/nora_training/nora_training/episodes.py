@@ -1,0 +1,176 @@
+"""One bag, one episode: what was asked, what was done, and what the cameras saw.
+
+Legend: N steps, M messages, A action dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nora_policy.embodiment import Embodiment
+from nora_policy.goal import Outcome
+from nora_policy.observation import NS_PER_S, ObservationBuffer, frame_from_image, to_ns
+from nora_policy.types import Float64, Observation
+from nora_training.alignment import Int64, moving
+from nora_training.bags import Bag, Message, check_clock
+from nora_training.motion import Choice, Messages, Motion, Source, motion_topics, motions
+
+IMAGE = "sensor_msgs/msg/Image"
+STRING = "std_msgs/msg/String"
+OUTCOME = "nora_msgs/msg/TaskOutcome"
+BEFORE, AFTER = -(2**62), 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A demonstration without no-op steps; its images are still in the bag.
+
+    `stamps_N`: start of each step, ns. `actions_NA`: what was done from then on for one step
+    period, as in `ActionChunk`. `measured_N6`: how the tool really moved meanwhile, NaN where
+    the bag does not tell. `source`: the messages that the actions are from. `num_periods`: steps
+    before the filter.
+    """
+
+    instruction: str
+    outcome: Outcome
+    source: Source
+    num_periods: int
+    stamps_N: Int64
+    actions_NA: Float64
+    measured_N6: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What was asked between `begin_ns` and `end_ns`, and what came of it."""
+
+    instruction: str
+    outcome: Outcome
+    begin_ns: int = BEFORE
+    end_ns: int = AFTER
+
+
+def read_episode(bag: Bag, embodiment: Embodiment, source: Choice = "auto") -> Episode:
+    """Steps of `embodiment`'s period.
+
+    Args:
+        bag: an open one.
+        embodiment: names topics, period and driver.
+        source: of the actions; auto: the first of `Source` that the bag has.
+
+    Raises:
+        ValueError: the bag cannot be used; the reason fits into one line.
+    """
+    _check_robot(bag, embodiment)
+    topics = {"instruction": STRING, "task_outcome": OUTCOME, **motion_topics(embodiment)}
+    read = bag.read(topics)
+    task = _task(bag.labels, read)
+    found = motions(read, embodiment, source)
+    wanted = [motion for motion in found if source in ("auto", motion.source)]
+    if not wanted:
+        available = [motion.source for motion in found]
+        raise ValueError(f"expected actions from {source}, available: {available or 'none'}")
+    return _episode(task, wanted[0], found, embodiment.action.step_period_s)
+
+
+def _episode(task: _Task, motion: Motion, found: list[Motion], period_s: float) -> Episode:
+    period_ns = round(period_s * NS_PER_S)
+    begin_ns = max(task.begin_ns, int(motion.path.stamps_M[0]))
+    end_ns = min(task.end_ns, int(motion.path.stamps_M[-1]))
+    num_periods = round((end_ns - begin_ns) / period_ns)
+    if num_periods < 1:
+        raise ValueError("expected motion for a step period or more while instructed, got less")
+    grid = begin_ns + period_ns * np.arange(num_periods + 1)
+    actions_NA = motion.steps(grid)
+    keep = moving(actions_NA)
+    if not keep.any():
+        raise ValueError(f"expected motion, got none in {num_periods} steps")
+    measured_N6 = np.full((num_periods, 6), np.nan)
+    if measured := [other for other in found if other.source != "command"]:
+        measured_N6 = measured[0].path.steps(grid)
+    return Episode(
+        instruction=task.instruction,
+        outcome=task.outcome,
+        source=motion.source,
+        num_periods=num_periods,
+        stamps_N=grid[:-1][keep],
+        actions_NA=actions_NA[keep],
+        measured_N6=measured_N6[keep],
+    )
+
+
+def observations(
+    bag: Bag, episode: Episode, embodiment: Embodiment
+) -> Iterator[Observation | str]:
+    """What the policy would have seen at the start of each step, or why nothing.
+
+    The bag's images go message by message through the `ObservationBuffer` of the policy node.
+
+    Raises:
+        ValueError: an image cannot be used; the reason fits into one line.
+    """
+    buffer = ObservationBuffer(embodiment.cameras)
+    waiting = iter(episode.stamps_N.tolist())
+    now_ns = next(waiting, AFTER)
+    for image in _images(bag, embodiment):
+        while now_ns < image.log_ns:
+            yield buffer.snapshot(now_ns, episode.instruction)
+            now_ns = next(waiting, AFTER)
+        for camera in embodiment.cameras:
+            if bag.is_named(image.topic, camera.topic):
+                frame = frame_from_image(image.msg, camera.encoding)
+                buffer.put(camera.name, frame, image.log_ns)
+    while now_ns < AFTER:
+        yield buffer.snapshot(now_ns, episode.instruction)
+        now_ns = next(waiting, AFTER)
+
+
+def _images(bag: Bag, embodiment: Embodiment) -> Iterator[Message]:
+    """Images of all cameras as they were logged, of clocks that do not go backwards."""
+    connections = {
+        connection.id: connection
+        for camera in embodiment.cameras
+        for connection in bag.connections(camera.topic, IMAGE)
+    }
+    newest_ns: dict[str, int] = {}
+    for image in bag.messages(list(connections.values())):
+        stamp_ns = to_ns(image.msg.header.stamp)
+        stamps = np.array([newest_ns.get(image.topic, stamp_ns - 1), stamp_ns])
+        check_clock(image.topic, stamps, np.array([stamps[0], image.log_ns]))
+        newest_ns[image.topic] = stamp_ns
+        yield image
+
+
+def _check_robot(bag: Bag, embodiment: Embodiment) -> None:
+    name = bag.labels.get("embodiment", embodiment.name)
+    if name != embodiment.name:
+        raise ValueError(f"embodiment: expected {embodiment.name}, got {name}")
+    for camera in embodiment.cameras:
+        if not bag.connections(camera.topic, IMAGE):
+            raise ValueError(f"{camera.topic}: expected images, got none")
+
+
+def _task(labels: Mapping[str, str], read: Messages) -> _Task:
+    """From the labels, and what they do not say from the topics."""
+    outcome = _outcome(labels, read)
+    if instruction := labels.get("instruction", "").strip():
+        return _Task(instruction, outcome)
+    texts = [message.msg.data.strip() for message in read["instruction"]]
+    distinct = sorted(set(texts) - {""})
+    if len(distinct) != 1:
+        raise ValueError(f"instruction: expected one in the labels or the topic, got {distinct}")
+    first = texts.index(distinct[0])
+    stops = [m.log_ns for m in read["instruction"][first:] if not m.msg.data.strip()]
+    return _Task(distinct[0], outcome, read["instruction"][first].log_ns, (*stops, AFTER)[0])
+
+
+def _outcome(labels: Mapping[str, str], read: Messages) -> Outcome:
+    said = labels.get("outcome", "").strip().upper()
+    if said in ("", Outcome.UNKNOWN.name) and read["task_outcome"]:
+        return Outcome(read["task_outcome"][-1].msg.outcome)
+    if said and said not in Outcome.__members__:
+        raise ValueError(f"outcome: expected one of {list(Outcome.__members__)}, got {said!r}")
+    return Outcome[said] if said else Outcome.UNKNOWN

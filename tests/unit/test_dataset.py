@@ -1,0 +1,318 @@
+"""Bags to a data set on disk, its samples, its report: through the command, as a user would."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import av
+import demo_bags
+import numpy as np
+import pytest
+from demo_bags import CONFIG, EMBODIMENT, INSTRUCTION, START_NS, STEP_NS
+
+from nora_policy.goal import Outcome
+from nora_policy.normalization import Statistics, normalize
+from nora_policy.preprocess import orient, resize
+from nora_policy.types import Float64
+from nora_training import cli
+from nora_training.build import Build
+from nora_training.dataset import Dataset, Entry, Settings, Steps
+from nora_training.quality import agreement, assess_episode, clipped_share, jerk
+from nora_training.samples import Samples
+
+NUM_STEPS, NUM_BAGS, SIZE = 16, 5, 28
+MOVING = np.delete(np.arange(NUM_STEPS), demo_bags.PAUSES)
+ALL = tuple(Outcome)
+
+
+def nora_dataset(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", ["nora-dataset", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code
+
+
+def build(monkeypatch, bags, out, *arguments) -> int:
+    arguments = ("--image-size", SIZE, "--workers", 1, *arguments)
+    given = ("--bags", bags, "--out", out, "--embodiment", CONFIG)
+    return nora_dataset(monkeypatch, "build", *given, *arguments)
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory):
+    """Five bags of different lengths; number 4 failed at its task."""
+    folder = tmp_path_factory.mktemp("bags")
+    records = demo_bags.record(NUM_STEPS)
+    for i in range(NUM_BAGS):
+        end_ns = START_NS + (NUM_STEPS - i) * STEP_NS
+        part = [record for record in records if record.log_ns < end_ns]
+        labels = {**demo_bags.LABELS, "outcome": "failure" if i == 4 else "success"}
+        demo_bags.write(folder / f"bag{i}", part, labels=labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(bags, tmp_path_factory) -> Dataset:
+    out = tmp_path_factory.mktemp("dataset")
+    with pytest.MonkeyPatch.context() as patch:
+        assert build(patch, bags, out, "--val-fraction", 0.5) == 0
+    return Dataset.load(out)
+
+
+def test_every_bag_is_in_it_once_with_its_label(dataset, bags):
+    assert len(dataset.entries) == NUM_BAGS
+    by_bag = {entry.bag: entry for entry in dataset.entries}
+    for i in range(NUM_BAGS):
+        entry = by_bag[str(bags / f"bag{i}")]
+        assert entry.instruction == INSTRUCTION
+        assert entry.outcome == ("FAILURE" if i == 4 else "SUCCESS")
+        assert entry.num_periods == NUM_STEPS - i
+        assert entry.num_steps == entry.num_observed == len(MOVING) - i
+
+
+def test_images_are_those_of_the_bag_resized_as_for_the_policy(dataset):
+    images = {
+        record.log_ns: record.msg.data.reshape(48, 64, 3)
+        for record in demo_bags.record(NUM_STEPS)
+        if record.topic.endswith("image_raw")
+    }
+    for entry in dataset.entries:
+        steps = dataset.steps(entry)
+        stored = dataset.images(entry, "primary")
+        assert stored.shape == (entry.num_steps, SIZE, SIZE, 3)
+        assert isinstance(stored, np.memmap)
+        for stamp_ns, rgb in zip(steps.stamps_N.tolist(), stored, strict=True):
+            expected = resize(orient(images[stamp_ns], EMBODIMENT.cameras[0]), SIZE, SIZE)
+            np.testing.assert_array_equal(rgb, expected)
+
+
+def test_what_is_there_is_not_converted_again(dataset, bags, monkeypatch, capsys):
+    files = sorted((dataset.root / "episodes").rglob("*.npy"))
+    before = [path.stat().st_mtime_ns for path in files]
+    assert build(monkeypatch, bags, dataset.root, "--val-fraction", 0.5) == 0
+    assert f"0 new, {NUM_BAGS} there already" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert Dataset.load(dataset.root).entries == dataset.entries
+
+
+def test_processes_give_the_same_data_set(dataset, bags, tmp_path, monkeypatch):
+    arguments = ("--val-fraction", 0.5, "--workers", 2)
+    assert build(monkeypatch, bags, tmp_path, *arguments) == 0
+    other = Dataset.load(tmp_path)
+    assert other.entries == dataset.entries
+    for entry in dataset.entries:
+        np.testing.assert_array_equal(
+            other.images(entry, "primary"), dataset.images(entry, "primary")
+        )
+
+
+def test_a_build_killed_anywhere_goes_on(dataset, bags, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "nora_training.cli", "build", "--bags", bags, "--out", out]
+    command += ["--embodiment", CONFIG, "--image-size", SIZE, "--workers", 1]
+    process = subprocess.Popen([*map(str, command), "--val-fraction", "0.5"])
+    while not list(out.glob("episodes/*/episode.json")) and process.poll() is None:
+        pass
+    process.kill()
+    process.wait()
+    (out / "episodes/.half").mkdir()
+    assert build(monkeypatch, bags, out, "--val-fraction", 0.5) == 0
+    assert Dataset.load(out).entries == dataset.entries
+    assert sorted(p.name for p in (out / "episodes").iterdir()) == sorted(
+        entry.folder for entry in dataset.entries
+    )
+
+
+def test_other_settings_are_refused(dataset, bags, monkeypatch, capsys):
+    assert build(monkeypatch, bags, dataset.root, "--source", "ee_pose") == 2
+    assert "expected Settings(" in capsys.readouterr().err
+
+
+def test_bad_bags_are_skipped_named_and_counted(bags, tmp_path, monkeypatch, capsys):
+    many = tmp_path / "bags"
+    shutil.copytree(bags / "bag0", many / "good")
+    shutil.copytree(bags / "bag1", many / "cut_off")
+    storage = many / "cut_off/bag1.mcap"
+    storage.write_bytes(storage.read_bytes()[:-1000])
+    records = demo_bags.record(NUM_STEPS)
+    demo_bags.write(many / "blind", [r for r in records if not r.topic.endswith("image_raw")])
+    # Bad only behind the first images: nothing of it may stay.
+    late = [i for i, r in enumerate(records) if r.topic.endswith("image_raw")][-1]
+    broken = dataclasses.replace(records[late].msg, encoding="mono8")
+    records[late] = dataclasses.replace(records[late], msg=broken)
+    demo_bags.write(many / "late", records)
+    assert build(monkeypatch, many, tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "1 new, 0 there already, 3 bad bags skipped" in said.out
+    lines = [line for line in said.err.splitlines() if line.startswith("skipped ")]
+    assert sorted(line.split(": ")[0] for line in lines) == [
+        f"skipped {many / name}" for name in ("blind", "cut_off", "late")
+    ]
+    assert [e.bag for e in Dataset.load(tmp_path / "out").entries] == [str(many / "good")]
+    assert len(list((tmp_path / "out/episodes").iterdir())) == 1
+
+
+def test_a_copy_of_a_bag_counts_once(bags, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        shutil.copytree(bags / "bag0", tmp_path / "bags" / name)
+    assert build(monkeypatch, tmp_path / "bags", tmp_path / "out") == 0
+    assert len(Dataset.load(tmp_path / "out").entries) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("val_fraction", 1.0), ("image_size", 0), ("workers", 0)]
+)
+def test_build_refuses_nonsense(tmp_path, field, value):
+    with pytest.raises(ValueError, match=f"{field}: expected"):
+        Build((tmp_path,), tmp_path, CONFIG, **{field: value})
+
+
+# split, statistics, samples
+
+
+def entry(sha256: str) -> Entry:
+    return Entry(sha256, "", INSTRUCTION, "SUCCESS", "command", 1, 1, 1)
+
+
+def test_the_split_is_by_episode_and_stable():
+    rng = np.random.default_rng(0)
+    entries = tuple(entry(rng.bytes(32).hex()) for _ in range(2000))
+    settings = Settings(SIZE, "auto", "")
+    whole = Dataset(CONFIG, EMBODIMENT, settings, entries, 0.2)
+    part = dataclasses.replace(whole, entries=entries[::2])
+    train, val = (set(whole.select(side, ALL)) for side in ("train", "val"))
+    assert train | val == set(entries)
+    assert not train & val
+    assert 0.17 < len(val) / len(entries) < 0.23
+    assert set(part.select("val", ALL)) <= val
+    assert not dataclasses.replace(whole, val_fraction=0.0).select("val", ALL)
+
+
+def test_statistics_are_quantiles_of_what_is_selected(dataset, monkeypatch, capsys):
+    entries = dataset.select("train", (Outcome.SUCCESS,))
+    assert entries
+    assert all(e.outcome == "SUCCESS" for e in entries)
+    assert nora_dataset(monkeypatch, "stats", dataset.root) == 0
+    found = Statistics.load(dataset.root / "norm_stats.json", "sim_widowx")
+    assert json.loads(capsys.readouterr().out)["sim_widowx"]["action"] == found.to_json()
+    actions = np.concatenate([dataset.steps(e).actions_NA for e in entries])
+    np.testing.assert_array_equal(found.q01_A, np.quantile(actions, 0.01, axis=0))
+    np.testing.assert_array_equal(found.q99_A, np.quantile(actions, 0.99, axis=0))
+    assert found.mask_A.tolist() == [True] * 6 + [False]
+
+
+def test_rounding_noise_is_not_scaled_up(dataset, tmp_path):
+    root = shutil.copytree(dataset.root, tmp_path / "noisy")
+    noisy = dataclasses.replace(dataset, root=root)
+    for e in noisy.entries:
+        steps = noisy.steps(e)
+        steps.actions_NA[:, 3] = np.random.default_rng(0).normal(size=e.num_steps) * 1e-9
+        arrays = {name: getattr(steps, name) for name in Steps.__slots__}
+        np.savez(root / "episodes" / e.folder / "steps.npz", **arrays)
+    statistics = noisy.statistics(noisy.entries)
+    for sample in Samples(noisy, noisy.entries, statistics, 3):
+        assert (sample.actions_TA[:, 3] == 0).all()
+
+
+@pytest.mark.parametrize("only_complete", [False, True])
+def test_samples_are_every_step_and_what_followed(dataset, only_complete):
+    entries, horizon = dataset.entries, 5
+    statistics = dataset.statistics(entries)
+    samples = Samples(dataset, entries, statistics, horizon, only_complete)
+    last = horizon - 1 if only_complete else 0
+    expected = [(e, i) for e in entries for i in range(e.num_steps - last)]
+    assert len(samples) == len(expected)
+    for (e, i), sample in zip(expected, samples, strict=True):
+        steps = dataset.steps(e)
+        image = dataset.images(e, "primary")[i]
+        np.testing.assert_array_equal(sample.observation.images[0], image)
+        assert sample.observation.instruction == e.instruction
+        assert sample.observation.stamp_ns == steps.image_stamps_N[i]
+        real = normalize(steps.actions_NA[i : i + horizon], statistics)
+        np.testing.assert_array_equal(sample.actions_TA[sample.is_real_T], real)
+        assert sample.is_real_T.all() or not only_complete
+    np.testing.assert_array_equal(samples[-1].actions_TA, samples[len(samples) - 1].actions_TA)
+    with pytest.raises(IndexError, match="expected an index below"):
+        samples[len(samples)]
+
+
+def test_cameras_of_a_data_set_are_not_oriented_twice(dataset):
+    turned = dataclasses.replace(EMBODIMENT.cameras[0], rotation_deg=90, crop=(0, 0, 8, 8))
+    embodiment = dataclasses.replace(EMBODIMENT, cameras=(turned,))
+    (camera,) = dataclasses.replace(dataset, embodiment=embodiment).cameras
+    assert (camera.rotation_deg, camera.crop) == (0, None)
+    rgb = dataset.images(dataset.entries[0], "primary")[0]
+    np.testing.assert_array_equal(resize(orient(rgb, camera), SIZE, SIZE), rgb)
+
+
+# report and video
+
+
+def test_check_writes_a_report_with_plots(dataset, monkeypatch, capsys):
+    code = nora_dataset(monkeypatch, "check", dataset.root)
+    text = (dataset.root / "report/report.md").read_text()
+    for word in (INSTRUCTION, "| 4 | SUCCESS |", "| 1 | FAILURE |", "q01", "jerk"):
+        assert word in text
+    assert {p.name for p in (dataset.root / "report").glob("*.png")} == {
+        "actions.png",
+        "episodes.png",
+    }
+    # The script never rolls or pitches: a policy could not learn to.
+    assert code == 1
+    said = capsys.readouterr().out
+    assert "action pitch is the same in every step" in said
+    assert "action x and the measured" not in said
+
+
+def test_view_writes_a_video_of_every_step(dataset, monkeypatch, tmp_path):
+    path = tmp_path / "episode.mp4"
+    assert nora_dataset(monkeypatch, "view", dataset.root, 1, "--out", path) == 0
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 5
+    assert len(frames) == dataset.entries[1].num_steps
+    assert all(frame[:448].std() > 10 and frame[448:].std() > 10 for frame in frames)
+    assert nora_dataset(monkeypatch, "view", dataset.root, NUM_BAGS) == 2
+
+
+def steps_of(actions: Float64, measured: Float64) -> Steps:
+    stamps = START_NS + STEP_NS * np.arange(len(actions))
+    return Steps(stamps, stamps - 30_000_000, actions, measured)
+
+
+def test_quality_of_a_known_episode():
+    actions = demo_bags.script(40)
+    statistics = Statistics(np.full(7, -0.01), np.full(7, 0.01), np.arange(7) < 6)
+    late = np.vstack([np.zeros((1, 6)), actions[:-1, :6]])
+    good = assess_episode(
+        dataclasses.replace(entry("0"), num_periods=80, num_steps=40, num_observed=30),
+        steps_of(actions, late),
+        statistics,
+        0.2,
+    )
+    assert (good.still, good.unseen) == (0.5, 0.25)
+    assert good.duration_s == pytest.approx(8.0)
+    assert good.oldest_image_s == pytest.approx(0.03)
+    assert good.clipped == (np.abs(actions[:, :6]) > 0.01).mean()
+    assert (good.agreement_6[[0, 1, 2, 5]] > 0.9).all()
+    assert np.isnan(good.agreement_6[[3, 4]]).all()
+    assert (agreement(actions[:, :6], -actions[:, :6])[[0, 1, 2, 5]] < 0.5).all()
+
+
+def test_jerk_is_the_third_derivative_of_the_path():
+    period_s = 0.2
+    times_s = period_s * np.arange(30)
+    path_N3 = np.stack([4.0 * times_s**3, 0 * times_s, 7.0 * times_s**2], axis=1)
+    assert jerk(np.diff(path_N3, axis=0), period_s) == pytest.approx(24.0)
+    assert jerk(np.zeros((2, 3)), period_s) == 0.0
+
+
+def test_the_clipped_share_counts_scaled_dimensions_only():
+    statistics = Statistics(np.zeros(7), np.ones(7), np.arange(7) < 6)
+    actions = np.full((10, 7), 0.5)
+    actions[:, 6] = 5.0
+    assert clipped_share(actions, statistics) == 0.0
+    actions[:3, 0] = 2.0
+    assert clipped_share(actions, statistics) == pytest.approx(3 / 60)

@@ -1,0 +1,462 @@
+"""Bags on disk: what goes in comes out, torn files are repaired, definitions and labels hold."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import (
+    CompressionFormat,
+    CompressionMode,
+    Reader,
+    StoragePlugin,
+    Writer,
+)
+from rosbags.typesys import Stores, get_typestore
+
+from nora_bringup.bags.audit import Expectation
+from nora_bringup.bags.check import check
+from nora_bringup.bags.definitions import Definitions, header_stamp_ns, message_folders
+from nora_bringup.bags.label import Label, Outcome, Provenance, episode_folder, next_episode
+from nora_bringup.bags.provenance import provenance
+from nora_bringup.bags.repair import damage_of, repair
+from nora_bringup.bags.scan import McapScan
+from nora_bringup.bags.writer import BagWriter, Topic
+
+SOURCE = Path(__file__).parents[2] / "src"
+INFINITE = QosTime(9223372036, 854775807)
+SENSOR = Qos(
+    QosHistory.KEEP_LAST,
+    1,
+    QosReliability.BEST_EFFORT,
+    QosDurability.VOLATILE,
+    INFINITE,
+    INFINITE,
+    QosLiveliness.AUTOMATIC,
+    INFINITE,
+    False,
+)
+TOPICS = (
+    Topic("/nora/camera/image_raw", "sensor_msgs/msg/Image", (SENSOR,)),
+    Topic("/nora/policy/action_chunk", "nora_msgs/msg/ActionChunk"),
+    Topic("/nora/instruction", "std_msgs/msg/String"),
+)
+Written = list[tuple[str, int, bytes]]
+FEW = settings(max_examples=25, deadline=None)
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name, "episode_000007")
+
+
+def read(path: Path) -> Written:
+    with Reader(path) as reader:
+        return [(c.topic, stamp_ns, bytes(data)) for c, stamp_ns, data in reader.messages()]
+
+
+@functools.cache
+def definitions() -> Definitions:
+    return Definitions((SOURCE,))
+
+
+def end_of(message: tuple[str, int, bytes], whole: bytes) -> int:
+    """Where the record of a message ends in an MCAP file (channels count from 1)."""
+    _, stamp_ns, content = message
+    size = (22 + len(content)).to_bytes(8, "little")
+    rest = bytes(4) + stamp_ns.to_bytes(8, "little") * 2 + content
+    records = (b"\x05" + size + key.to_bytes(2, "little") + rest for key in (1, 2, 3))
+    return next(whole.find(r) + len(r) for r in records if r in whole)
+
+
+def write(path: Path, messages: Written, flush_every: int = 5) -> None:
+    writer = BagWriter(path, definitions())
+    topics = {topic.name: topic for topic in TOPICS}
+    for count, (name, stamp_ns, data) in enumerate(messages):
+        writer.write(topics[name], stamp_ns, data)
+        if count % flush_every == flush_every - 1:
+            writer.flush()
+    writer.close({"instruction": "put it there"})
+
+
+@st.composite
+def bags(draw: st.DrawFn) -> Written:
+    """Messages in order of receipt, as serialised bytes that nobody looks into."""
+    size = draw(st.integers(1, 40))
+    stamps_ns = sorted(draw(st.sets(st.integers(1, 2**62), min_size=size, max_size=size)))
+    names = st.sampled_from([topic.name for topic in TOPICS])
+    return [(draw(names), stamp_ns, draw(st.binary(max_size=300))) for stamp_ns in stamps_ns]
+
+
+@FEW
+@given(messages=bags(), flush_every=st.integers(1, 50))
+def test_a_bag_gives_back_what_was_written_and_describes_it(messages, flush_every):
+    with folder() as path:
+        write(path, messages, flush_every)
+        assert read(path) == messages
+        metadata = yaml.safe_load((path / "metadata.yaml").read_text())
+        about = metadata["rosbag2_bagfile_information"]
+    assert (about["version"], about["storage_identifier"]) == (9, "mcap")
+    assert about["message_count"] == len(messages)
+    assert about["custom_data"] == {"instruction": "put it there"}
+    assert about["relative_file_paths"] == ["episode_000007.mcap"]
+    topics = {t["topic_metadata"]["name"]: t for t in about["topics_with_message_count"]}
+    for topic in TOPICS:
+        count = sum(name == topic.name for name, _, _ in messages)
+        if count:
+            described = topics[topic.name]
+            assert described["message_count"] == count
+            assert described["topic_metadata"]["type"] == topic.type_name
+            expected = definitions().type_hash(topic.type_name)
+            assert described["topic_metadata"]["type_description_hash"] == expected
+
+
+def test_qos_is_written_as_jazzy_reads_it(tmp_path):
+    path = tmp_path / "bag"
+    write(path, [(TOPICS[0].name, 5, b"x" * 20)])
+    about = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    (topic,) = about["topics_with_message_count"]
+    (qos,) = topic["topic_metadata"]["offered_qos_profiles"]
+    assert qos["history"] == "keep_last"
+    assert qos["reliability"] == "best_effort"
+    assert qos["durability"] == "volatile"
+    assert qos["deadline"] == {"sec": 9223372036, "nsec": 854775807}
+    with Reader(path) as reader:
+        (connection,) = reader.connections
+        assert connection.ext.offered_qos_profiles == [SENSOR]
+
+
+def test_a_topic_keeps_its_type_and_a_folder_its_bag(tmp_path):
+    writer = BagWriter(tmp_path / "bag", definitions())
+    writer.write(Topic("/a", "std_msgs/msg/String"), 1, b"")
+    with pytest.raises(ValueError, match="/a: expected type std_msgs/msg/String, got std_msgs"):
+        writer.write(Topic("/a", "std_msgs/msg/Bool"), 2, b"")
+    with pytest.raises(ValueError, match=r"type nobody/msg/Knows: expected its \.msg file"):
+        writer.write(Topic("/b", "nobody/msg/Knows"), 2, b"")
+    writer.close({})
+    assert read(tmp_path / "bag") == [("/a", 1, b"")]
+    with pytest.raises(FileExistsError, match="expected a new folder"):
+        BagWriter(tmp_path / "bag", definitions())
+
+
+def test_an_empty_bag_is_a_bag(tmp_path):
+    writer = BagWriter(tmp_path / "bag", definitions())
+    writer.add(TOPICS[0])
+    writer.close({})
+    assert read(tmp_path / "bag") == []
+    assert damage_of(tmp_path / "bag") == ""
+
+
+# torn files
+
+
+@FEW
+@given(messages=bags(), flush_every=st.integers(1, 9), data=st.data())
+def test_of_a_bag_cut_anywhere_the_whole_messages_are_kept(messages, flush_every, data):
+    with folder() as path:
+        write(path, messages, flush_every)
+        mcap = path / "episode_000007.mcap"
+        whole = mcap.read_bytes()
+        end = data.draw(st.integers(0, len(whole) - 1), label="cut at")
+        torn = whole[:end]
+        mcap.write_bytes(torn)
+        (path / "metadata.yaml").unlink()
+        reachable = [message for message in messages if end_of(message, whole) <= end]
+        if not reachable:
+            with pytest.raises(ValueError, match="not one message is readable"):
+                repair(path)
+            assert mcap.read_bytes() == torn
+            assert sorted(p.name for p in path.iterdir()) == [mcap.name]
+            return
+        report = repair(path)
+        assert report is not None
+        assert read(path) == reachable
+        assert sum(report.counts.values()) == len(reachable)
+        assert end_of(reachable[-1], whole) <= report.good_bytes <= report.total_bytes == end
+        assert (path / "episode_000007.mcap.damaged").read_bytes() == torn
+        assert repair(path) is None
+
+
+@FEW
+@given(messages=bags(), data=st.data())
+def test_nonsense_in_a_file_ends_the_scan_and_raises_nothing(messages, data):
+    with folder() as path:
+        write(path, messages)
+        mcap = path / "episode_000007.mcap"
+        whole = mcap.read_bytes()
+        content = bytearray(whole)
+        start = data.draw(st.integers(0, len(content) - 1))
+        noise = data.draw(st.binary(min_size=1, max_size=64))
+        content[start : start + len(noise)] = noise
+        mcap.write_bytes(content)
+        scan = McapScan(mcap, Definitions.of_bag())
+        found = [(m.topic.name, m.stamp_ns, m.data) for m in scan.messages()]
+        before = [message for message in messages if end_of(message, whole) <= start]
+        assert found[: len(before)] == before
+        assert scan.good_bytes <= len(content)
+
+
+def test_a_repair_that_was_cut_off_is_done_again(tmp_path):
+    path = tmp_path / "bag"
+    messages = [(TOPICS[2].name, stamp_ns, b"x" * 50) for stamp_ns in range(1, 31)]
+    write(path, messages)
+    mcap = path / "bag.mcap"
+    mcap.write_bytes(mcap.read_bytes()[:-400])
+    mcap.rename(path / "bag.mcap.damaged")
+    (path / ".repair").mkdir()
+    report = repair(path)
+    assert report is not None
+    assert read(path) == messages
+    assert "bag.mcap.damaged" in (path / "repair.md").read_text()
+
+
+def test_a_bag_in_parts_keeps_its_custom_data_and_its_metadata(tmp_path):
+    path = tmp_path / "bag"
+    messages = [(TOPICS[2].name, stamp_ns, b"x" * 50) for stamp_ns in range(1, 31)]
+    write(path, messages[:10])
+    write(tmp_path / "second", messages[10:])
+    (path / "bag.mcap").rename(path / "bag_0.mcap.damaged")  # half of a repair
+    (tmp_path / "second/second.mcap").rename(path / "bag_1.mcap")
+    assert repair(path) is not None
+    assert read(path) == messages
+    about = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert about["custom_data"] == {"instruction": "put it there"}
+    assert about["message_count"] == 30
+    names = {p.name for p in path.iterdir()}
+    expected = {"bag_0.mcap", "bag_1.mcap", "metadata.yaml"}
+    assert names == {"bag.mcap", "metadata.yaml", "repair.md"} | {f"{n}.damaged" for n in expected}
+
+
+def test_compressed_chunks_of_a_plain_bag_are_rescued_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "bag"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    bag = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+    bag.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    with bag:
+        connection = bag.add_connection("/a", "std_msgs/msg/String", typestore=store)
+        for stamp_ns in range(1, 41):
+            bag.write(connection, stamp_ns, os.urandom(100_000))
+    mcap = path / "bag.mcap"
+    content = mcap.read_bytes()
+    mcap.write_bytes(content[: len(content) // 2])
+    report = repair(path)
+    assert report is not None
+    assert "a compressed chunk is cut off" in report.damages[0]
+    assert [stamp_ns for _, stamp_ns, _ in read(path)] == list(range(1, report.counts["/a"] + 1))
+    assert report.counts["/a"] == 11  # one chunk of 1 MiB
+
+
+def test_a_bag_that_is_being_written_is_left_alone(tmp_path):
+    path = tmp_path / "bag"
+    writer = BagWriter(path, definitions())
+    writer.write(TOPICS[2], 9, b"message")
+    writer.flush()
+    with pytest.raises(ValueError, match=r"bag.mcap: expected a closed file, it is being written"):
+        repair(path)
+    writer.close({})
+    assert repair(path) is None
+
+
+def test_repair_keeps_the_label_and_closes_it(tmp_path):
+    path = tmp_path / "episode_000000"
+    writer = BagWriter(path, definitions())
+    label = Label(0, "put it", "unknown", 0, "", 1, 0, "", None, Provenance("sim", "a", "b", "c"))
+    label.save(path)
+    writer.write(TOPICS[2], 9, b"message")
+    writer.flush()
+    (path / "copy").write_bytes((path / "episode_000000.mcap").read_bytes())
+    writer.close({})
+    (path / "copy").replace(path / "episode_000000.mcap")
+    (path / "metadata.yaml").unlink()
+    repair(path)
+    about = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert about["custom_data"]["instruction"] == "put it"
+    assert about["custom_data"]["ended"] == "cut off, repaired"
+    assert Label.load(path).end_ns == 9
+
+
+def test_a_bag_of_another_storage_or_none_is_not_touched(tmp_path):
+    path = tmp_path / "bag"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        writer.add_connection("/a", "std_msgs/msg/String", typestore=store)
+    with pytest.raises(ValueError, match=r"expected a folder with an .mcap file, found none"):
+        repair(path)
+    assert damage_of(path) == ""
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nora_bringup.bags.definitions import Definitions
+from nora_bringup.bags.writer import BagWriter, Topic
+writer = BagWriter(Path(sys.argv[1]), Definitions(()))
+for stamp_ns in range(1, 101):
+    writer.write(Topic("/a", "std_msgs/msg/String"), stamp_ns, bytes(10_000))
+    if stamp_ns == 60:
+        writer.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_all_that_it_flushed(tmp_path):
+    path = tmp_path / "bag"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert damage_of(path)
+    report = repair(path)
+    assert report is not None
+    assert report.counts["/a"] >= 60
+    assert [stamp_ns for _, stamp_ns, _ in read(path)] == list(range(1, report.counts["/a"] + 1))
+
+
+# definitions, labels, checks
+
+
+def test_definitions_come_from_the_source_tree_and_from_bags():
+    known = definitions()
+    assert known.has_header("sensor_msgs/msg/Image")
+    assert known.has_header("nora_msgs/msg/ActionChunk")
+    assert not known.has_header("std_msgs/msg/String")
+    assert SOURCE in message_folders()
+    text = known.store("nora_msgs/msg/ActionChunk").generate_msgdef("nora_msgs/msg/ActionChunk")
+    learned = Definitions.of_bag()
+    learned.learn("nora_msgs/msg/ActionChunk", text[0], "ros2msg")
+    expected = known.type_hash("nora_msgs/msg/ActionChunk")
+    assert learned.type_hash("nora_msgs/msg/ActionChunk") == expected
+    with pytest.raises(ValueError, match="type a/msg/B: "):
+        learned.learn("a/msg/B", "int32 ! nonsense", "ros2msg")
+    with pytest.raises(ValueError, match="expected PACKAGE/msg/NAME, got 'Image'"):
+        known.type_hash("Image")
+
+
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 10**9 - 1), st.booleans())
+def test_a_stamp_is_read_from_the_bytes_of_either_byte_order(sec, nanosec, is_little):
+    order = "little" if is_little else "big"
+    data = bytes([0, int(is_little), 0, 0])
+    data += sec.to_bytes(4, order, signed=True) + nanosec.to_bytes(4, order)
+    assert header_stamp_ns(data + b"rest") == sec * 10**9 + nanosec
+    with pytest.raises(ValueError, match="at least 12 bytes, got 11"):
+        header_stamp_ns(data[:11])
+
+
+@FEW
+@given(numbers=st.sets(st.integers(0, 10**7)), others=st.sets(st.sampled_from(["a", "episodes"])))
+def test_the_next_episode_is_one_more_than_the_highest(numbers, others):
+    with folder() as path:
+        assert next_episode(path) == 0
+        path.mkdir()
+        for number in numbers:
+            episode_folder(path, number).mkdir()
+        for other in others:
+            (path / other).mkdir()
+        assert next_episode(path) == max(numbers, default=-1) + 1
+
+
+TEXTS = st.text(st.characters(exclude_categories=["C"]), max_size=40)
+
+
+@FEW
+@given(
+    words=st.tuples(TEXTS, TEXTS, TEXTS),
+    outcome=st.sampled_from(Outcome),
+    number=st.integers(0, 10**6),
+    is_green=st.sampled_from([None, True, False]),
+)
+def test_a_label_survives_its_file(words, outcome, number, is_green):
+    source = Provenance("sim", "0" * 64, words[2], "unknown")
+    label = Label(
+        number, words[0], outcome.name.lower(), number, words[1], 1, 2, "x", is_green, source
+    )
+    with folder() as path:
+        path.mkdir()
+        label.save(path)
+        assert Label.load(path) == label
+        assert [p.name for p in path.iterdir()] == ["label.yaml"]
+    assert label.custom_data()["outcome"] == outcome.name.lower()
+    assert all(isinstance(value, str) for value in label.custom_data().values())
+
+
+def test_a_wrong_label_is_named(tmp_path):
+    label = Label(0, "", "success", 0, "", 1, 2, "", True, Provenance("", "", "", ""))
+    label.save(tmp_path)
+    text = (tmp_path / "label.yaml").read_text()
+    (tmp_path / "label.yaml").write_text(text.replace("success", "great"))
+    with pytest.raises(ValueError, match=r"label.yaml: outcome: expected one of .*got 'great'"):
+        Label.load(tmp_path)
+
+
+def test_provenance_names_robot_file_checkpoint_and_code(tmp_path):
+    robot = tmp_path / "robot.yaml"
+    robot.write_text("name: robot")
+    checkpoint = tmp_path / "weights"
+    checkpoint.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"weights: expected one of .*card.json"):
+        provenance(robot, "robot", str(checkpoint))
+    (checkpoint / "card.json").write_text("{}")
+    found = provenance(robot, "robot", str(checkpoint))
+    assert found.embodiment_sha256 == hashlib.sha256(b"name: robot").hexdigest()
+    assert found.checkpoint == "weights@44136fa355b3"
+    assert provenance(robot, "robot", "").checkpoint == ""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=SOURCE, capture_output=True, text=True, check=False
+    )
+    if git.returncode == 0:
+        assert found.git_revision.removesuffix("-dirty") == git.stdout.strip()
+
+
+def test_a_plain_bag_is_checked_against_the_record_list(tmp_path):
+    path = tmp_path / "bag"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with Writer(path, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        connection = writer.add_connection("/a", "std_msgs/msg/String", typestore=store)
+        for number in range(11):
+            writer.write(connection, number * 10**8 + 1, b"....")
+    assert check(path, {"/a": Expectation(max_gap_ns=2 * 10**8)}).is_green
+    report = check(path, {"/a": Expectation(max_gap_ns=5 * 10**7), "/b": Expectation()})
+    assert report.reasons == ("/a: silent for 0.10 s, limit 0.05 s", "/b: no message")
+    os.truncate(next(path.glob("*.db3")), 100)
+    with pytest.raises(ValueError, match="Try `nora bags repair`"):
+        check(path, {})
+
+
+def test_bags_need_no_ros():
+    """As the simulator and the trainer use them: in a process where no ROS can be imported."""
+    program = """
+import importlib, pkgutil, sys
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("rclpy", "nora_msgs", "ament_index_python", "torch"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Wall())
+import nora_bringup.bags as bags
+names = [m.name for m in pkgutil.iter_modules(bags.__path__)]
+for name in names:
+    importlib.import_module(f"nora_bringup.bags.{name}")
+print(*names)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert {"writer", "repair", "audit", "check"} <= set(done.stdout.split())
