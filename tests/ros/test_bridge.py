@@ -180,7 +180,7 @@ def _shared_memory(pid: int) -> set[str]:
 
 def test_an_ended_bridge_leaves_nothing_in_shared_memory(ros, spawn, embodiment_file):
     rig = Rig(ros, spawn, embodiment_file())
-    rig.wait_for_status(mode=CommandStatus.MODE_HOLD)
+    ros.wait_for(lambda: rig.statuses, what="a status")
     own = _shared_memory(rig.process.process.pid) - _shared_memory(os.getpid())
     assert own
     rig.process.signal(signal.SIGTERM)
