@@ -152,6 +152,30 @@ def test_sampled_tokens_follow_the_seed_and_not_the_number_of_samples(saved, emb
     np.testing.assert_array_equal(together, alone)
 
 
+@pytest.mark.parametrize(
+    ("k", "temperature", "message"),
+    [
+        (0, 1.0, "k: expected at least 1, got 0"),
+        (1, -1.0, "temperature: expected >= 0 and finite, got -1"),
+        (1, float("nan"), "temperature: expected >= 0 and finite, got nan"),
+        (1, float("inf"), "temperature: expected >= 0 and finite, got inf"),
+    ],
+)
+def test_samples_that_make_no_sense_are_refused(writer, k, temperature, message):
+    with pytest.raises(ValueError, match=message):
+        writer.sample(observe(), k, temperature)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_an_error(saved, embodiment, bad, temperature):
+    policy = Policy.load(saved, embodiment, "cpu", 0, "fast")
+    with torch.no_grad():
+        policy._model.vlm.model.language_model.norm.weight[3] = bad
+    with pytest.raises(RuntimeError, match="model output: expected finite logits"):
+        policy.sample(observe(), 2, temperature)
+
+
 def test_legacy_scales_the_gripper_like_everything_else(saved, embodiment):
     """As the reference does for NORA: closed comes out as one half."""
     legacy = Policy.load(saved, embodiment, "cpu", 0, "fast", is_legacy=True)

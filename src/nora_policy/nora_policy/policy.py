@@ -5,6 +5,7 @@ Normalised actions do not leave this file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -131,8 +132,12 @@ class Policy:
     ) -> tuple[ActionChunk, ...]:
         """`k` chunks drawn independently; image and prompt are encoded once.
 
-        `temperature` is that of the token head; 0 takes the likeliest tokens.
+        `temperature` is that of the token head; 0 takes the likeliest tokens. Raises as `infer`.
         """
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, got {k}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature: expected >= 0 and finite, got {temperature}")
         return self._chunks(observation, k, temperature)
 
     def warm_up(self) -> None:
@@ -188,10 +193,11 @@ class Policy:
         temperature: float,
     ) -> list[Sentence]:
         sentences = [Sentence(grammar) for _ in range(k)]
-        randoms = None
-        if temperature > 0:
-            seeds = torch.randint(2**62, (k,), generator=self._random).tolist()
-            randoms = [torch.Generator().manual_seed(seed) for seed in seeds]
+        if temperature == 0:
+            self._model.write(prefix, hidden_BLE, sentences)
+            return sentences
+        seeds = torch.randint(2**62, (k,), generator=self._random).tolist()
+        randoms = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._model.write(prefix, hidden_BLE, sentences, randoms, temperature)
         return sentences
 

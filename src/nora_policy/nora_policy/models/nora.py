@@ -6,6 +6,7 @@ V FAST token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,7 +81,13 @@ class Nora(nn.Module):
             sentences: as many for every prompt, those of one prompt are neighbours.
             randoms: one generator (CPU) per sentence to sample with; None takes the likeliest.
             temperature: of sampling, > 0.
+
+        Raises:
+            ValueError: the number of sentences does not fit, or the temperature is none.
+            RuntimeError: NaN or infinite logits.
         """
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: expected > 0 and finite, got {temperature}")
         samples, rest = divmod(len(sentences), prefix.batch_size)
         if rest or not samples:
             raise ValueError(
@@ -99,6 +106,8 @@ class Nora(nn.Module):
             allowed_RV = torch.from_numpy(np.stack([s.allowed() for s in sentences]))
             logits_RV.masked_fill_(~allowed_RV.to(self.device), -torch.inf)
             tokens_R = _choose(logits_RV, randoms, temperature)
+            if not logits_RV.gather(1, tokens_R[:, None]).isfinite().all():
+                raise RuntimeError("model output: expected finite logits, got NaN or infinity")
             for sentence, token in zip(sentences, tokens_R.tolist(), strict=True):
                 sentence.append(token)
             if all(sentence.is_ended for sentence in sentences):
