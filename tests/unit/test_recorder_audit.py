@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,34 @@ def test_green_says_green():
 def test_limits_are_those_of_policy_and_bridge():
     embodiment = Embodiment.load(SIM)
     expected = expectations(embodiment, lambda name: f"/nora/{name}")
-    assert list(expected) == [f"/nora/{name}" for name in embodiment.record]
+    names = (*embodiment.record, *embodiment.record_optional)
+    assert list(expected) == [f"/nora/{name}" for name in names]
     assert expected["/nora/camera/image_raw"] == Expectation(400_000_000, 400_000_000)
     assert expected["/nora/joint_states"] == Expectation(250_000_000, 250_000_000)
-    assert expected["/nora/policy/action_chunk"] == Expectation(None, S)
-    assert expected["/nora/instruction"] == Expectation()
+    assert expected["/nora/policy/action_chunk"] == Expectation(None, S, False)
+    assert expected["/nora/instruction"] == Expectation(is_required=False)
+    assert expected["/nora/bridge/status"] == Expectation()
+
+
+@pytest.mark.parametrize("name", ["sim_widowx", "widowx", "galaxea_a1"])
+def test_an_episode_without_a_policy_is_green(name):
+    embodiment = Embodiment.load(SIM.with_name(f"{name}.yaml"))
+    audit = Audit(expectations(embodiment, str), 0)
+    for topic in embodiment.record:
+        audit.add(topic, S // 10, S // 10)
+    report = audit.report(S // 5, dict.fromkeys(embodiment.record_optional, "nobody"), ())
+    assert report.reasons == ()
+    assert [t.count for t in report.topics] == [1] * len(embodiment.record) + [0, 0, 0]
+
+
+def test_an_optional_topic_keeps_to_its_limits_once_it_is_there():
+    report = audited([S], S, Expectation(max_age_ns=S, is_required=False), [2 * S])
+    assert not report.is_green
+
+
+@pytest.mark.parametrize("kind", ["joint_states", "anything/else"])
+def test_joint_states_must_not_pause_for_longer_than_the_bridge_would_wait(kind):
+    embodiment = Embodiment.load(SIM)
+    driver = replace(embodiment.driver, state_topic=kind)
+    changed = replace(embodiment, driver=driver, record=(kind,))
+    assert expectations(changed, str)[kind] == Expectation(250_000_000, 250_000_000)

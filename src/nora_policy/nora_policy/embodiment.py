@@ -175,7 +175,10 @@ class Safety:
 
 @dataclass(frozen=True, slots=True)
 class Embodiment:
-    """Everything that differs between two robots. `workspace: null` loads but never moves."""
+    """Everything that differs between two robots. `workspace: null` loads but never moves.
+
+    `record`: topics that every episode must have; `record_optional`: recorded if they are there.
+    """
 
     name: str
     cameras: tuple[Camera, ...]
@@ -187,6 +190,7 @@ class Embodiment:
     arm: Arm | None = None
     driver: Driver | None = None
     record: tuple[str, ...] = ()
+    record_optional: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.cameras:
@@ -194,6 +198,8 @@ class Embodiment:
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
             raise ValueError(f"cameras: expected distinct names, got {names}")
+        if twice := sorted(set(self.record) & set(self.record_optional)):
+            raise ValueError(f"record_optional: expected topics not in record, got {twice}")
 
     @classmethod
     def load(cls, path: Path) -> Embodiment:

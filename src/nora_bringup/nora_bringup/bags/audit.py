@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nora_policy.embodiment import Embodiment
 
@@ -19,10 +19,12 @@ class Expectation:
     Attributes:
         max_gap_ns: longest silence, also after the start and before the end of the episode.
         max_age_ns: oldest header stamp at receipt.
+        is_required: whether the episode needs a message of it; what is there keeps to the limits.
     """
 
     max_gap_ns: int | None = None
     max_age_ns: int | None = None
+    is_required: bool = True
 
 
 def expectations(embodiment: Embodiment, resolve: Callable[[str], str]) -> dict[str, Expectation]:
@@ -41,7 +43,12 @@ def expectations(embodiment: Embodiment, resolve: Callable[[str], str]) -> dict[
         limits[embodiment.driver.state_topic] = Expectation(age_ns, age_ns)
     age_ns = int(embodiment.action.max_chunk_age_s * NS_PER_S)
     limits["policy/action_chunk"] = Expectation(max_age_ns=age_ns)
-    return {resolve(name): limits.get(name, Expectation()) for name in embodiment.record}
+    required = {name: limits.get(name, Expectation()) for name in embodiment.record}
+    optional = {
+        name: replace(limits.get(name, Expectation()), is_required=False)
+        for name in embodiment.record_optional
+    }
+    return {resolve(name): limit for name, limit in (required | optional).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,8 @@ class Audit:
         seen = self._seen.get(name)
         if seen is None:
             why = f"no message ({remark})" if remark else "no message"
-            return TopicAudit(name, 0, nan, nan, nan, 0, (why,))
+            problems = (why,) if self._expected[name].is_required else ()
+            return TopicAudit(name, 0, nan, nan, nan, 0, problems)
         gap_ns = max(seen.largest_gap_ns, end_ns - seen.last_ns)
         span_ns = seen.last_ns - seen.first_ns
         return TopicAudit(
