@@ -93,9 +93,9 @@ def test_scripted_pick_and_place_succeeds(
     sim.reset(seed, instruction)
     hand = Hand(sim, kinematics)
     hand.pick(name)
-    assert sim.task_state == TaskState(instruction, success=False, partial=True, distractor=0)
+    assert sim.task_state == TaskState(instruction, False, True, distractor=0, reached=True)
     hand.place(sim.object_positions[receptacle], height_m)
-    assert sim.task_state == TaskState(instruction, success=True, partial=True, distractor=0)
+    assert sim.task_state == TaskState(instruction, True, True, distractor=0, reached=True)
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -108,6 +108,7 @@ def test_distractor_grasp_is_counted_once_and_is_no_partial(
     sim.step(1.0)
     state = sim.task_state
     assert (state.success, state.partial, state.distractor) == (False, False, 1)
+    assert not state.reached
 
 
 def test_partial_survives_a_drop_beside_the_receptacle(
@@ -149,6 +150,18 @@ def test_a_grasp_needs_both_fingers_and_a_lift(
 ) -> None:
     thing = Thing(np.zeros(3), 0.02, lift_m, 0.0, frozenset(touches))
     assert thing.is_grasped == expected
+
+
+@pytest.mark.parametrize(
+    ("touches", "tool_m", "expected"),
+    [(set(), 0.031, False), (set(), 0.029, True), ({"table"}, 0.1, False)]
+    + [({finger, "table"}, 0.1, True) for finger in ("left_finger", "right_finger")],
+)
+def test_to_reach_is_to_touch_or_to_come_close(
+    touches: set[str], tool_m: float, expected: bool
+) -> None:
+    thing = Thing(np.zeros(3), 0.02, 0.0, 0.0, frozenset(touches), tool_m)
+    assert thing.is_reached == expected
 
 
 def test_held_over_the_plate_is_no_success(sim: Simulator, kinematics: MinkKinematics) -> None:

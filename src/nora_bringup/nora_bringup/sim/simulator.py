@@ -232,7 +232,9 @@ class Simulator:
             start = self._model.jnt_dofadr[self._free[name]]
             speed_m_s = float(np.linalg.norm(self._data.qvel[start : start + 3]))
         lift_m = float(position_m[2]) - self._rest_z_m[name]
-        return Thing(position_m, self._radius_m[name], lift_m, speed_m_s, frozenset(touches))
+        tool_m = float(np.linalg.norm(self._data.site(self._arm.tool_site).xpos - position_m))
+        radius_m = self._radius_m[name]
+        return Thing(position_m, radius_m, lift_m, speed_m_s, frozenset(touches), tool_m)
 
 
 def _is_free(model: mujoco.MjModel, body: Any) -> bool:

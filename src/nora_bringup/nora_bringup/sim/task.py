@@ -6,6 +6,7 @@ object was grasped) and the number of grasps of another object (distractors).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ FINGERS = frozenset({"left_finger", "right_finger"})
 
 GRASP_LIFT_M = 0.01
 PICK_LIFT_M = 0.05
+REACH_M = 0.03
 NEAR_GAP_M = 0.025
 REST_SPEED_M_S = 0.02
 HOLD_NS = 300_000_000
@@ -47,7 +49,7 @@ class Thing:
     """Physics of one object or receptacle at one instant.
 
     `lift_m`: height above where it rested at reset. `radius_m`: of its footprint.
-    `touches`: names of the bodies in contact with it.
+    `touches`: names of the bodies in contact with it. `tool_m`: from the tool to its centre.
     """
 
     position_m: Float64
@@ -55,24 +57,31 @@ class Thing:
     lift_m: float
     speed_m_s: float
     touches: frozenset[str]
+    tool_m: float = math.inf
 
     @property
     def is_grasped(self) -> bool:
         return self.touches >= FINGERS and self.lift_m >= GRASP_LIFT_M
+
+    @property
+    def is_reached(self) -> bool:
+        return bool(self.touches & FINGERS) or self.tool_m <= REACH_M
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
     """How the task stands.
 
-    `success`: it is done now. Since reset: `partial`, the named object was grasped, and
-    `distractor`, the number of grasps of another object.
+    `success`: it is done now. Since reset: `partial`, the named object was grasped,
+    `distractor`, the number of grasps of another object, and `reached`, the named object was
+    touched by a finger or the tool was within `REACH_M` of it.
     """
 
     instruction: str
     success: bool
     partial: bool
     distractor: int
+    reached: bool = False
 
 
 def parse(instruction: str, objects: tuple[str, ...], receptacles: tuple[str, ...]) -> Task:
@@ -133,6 +142,7 @@ class Judge:
             self._done_since_ns is not None and now_ns - self._done_since_ns >= HOLD_NS,
             self.state.partial or self._task.object in grasped,
             self.state.distractor + len(new_distractors),
+            self.state.reached or things[self._task.object].is_reached,
         )
         return self.state
 
