@@ -14,6 +14,7 @@ from nora_policy.motion import Motion
 from nora_policy.safety import Kinematics, Reason, Refusal, SafeTarget, SafetyGate
 from nora_policy.types import ActionChunk, ArmState, Float64
 
+CONTROL_PERIOD_S = 0.02
 MOVING = Refusal(Reason.NONE, "")
 MODE_HOLD = Refusal(Reason.MODE_HOLD, "mode is HOLD")
 ENDING_MOTION = Refusal(Reason.MODE_HOLD, "stopping the home motion first")

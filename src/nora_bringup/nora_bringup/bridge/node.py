@@ -12,7 +12,7 @@ from nora_msgs.srv import SetMode
 from std_srvs.srv import Trigger
 
 from nora_bringup.bridge import messages
-from nora_bringup.bridge.controller import ArmController
+from nora_bringup.bridge.controller import CONTROL_PERIOD_S, ArmController
 from nora_bringup.bridge.drivers import make_driver
 from nora_bringup.bridge.loop import LoopMonitor
 from nora_bringup.bridge.status import ModeError, Status
@@ -22,7 +22,6 @@ from nora_policy.nodes.runtime import ManagedNode, load_embodiment, run
 from nora_policy.safety import Reason, Refusal, SafeTarget
 from nora_policy.types import ArmState
 
-CONTROL_PERIOD_S = 0.02
 STATUS_PERIOD_NS = 200_000_000
 DIAGNOSTICS_PERIOD_S = 1.0
 WARN_PERIOD_S = 2.0

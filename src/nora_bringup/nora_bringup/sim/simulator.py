@@ -104,8 +104,13 @@ class Simulator:
         """Positions (3,) of the objects, then of the receptacles, in the base frame, m."""
         return {name: pose.position_m for name, pose in self.object_poses.items()}
 
-    def reset(self, seed: int, instruction: str) -> None:
-        """Arm at home, everything placed anew (same seed, same scene), and a new task to judge.
+    def reset(self, seed: int, instruction: str, start_joints: Float64 | None = None) -> None:
+        """Everything placed anew (same seed, same scene), and a new task to judge.
+
+        Args:
+            seed: of the scene.
+            instruction: the task.
+            start_joints: (J,) rad, where the arm is put; at home without.
 
         Raises:
             ValueError: the instruction is not about this scene; nothing has changed then.
@@ -114,7 +119,8 @@ class Simulator:
         mujoco.mj_resetData(self._model, self._data)
         self._place(np.random.default_rng(seed))
         home_m = self._gripper.to_driver(self._arm.home_gripper)
-        self._target = np.array([*self._arm.home_rad, home_m])
+        start_rad = self._arm.home_rad if start_joints is None else start_joints
+        self._target = np.array([*start_rad, home_m])
         self._data.qpos[self._qpos] = self._target
         self._data.joint("right_finger").qpos[0] = -home_m
         self._data.ctrl[self._ctrl] = self._target
