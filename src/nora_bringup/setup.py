@@ -13,6 +13,7 @@ setup(
         ("share/nora_bringup", ["package.xml"]),
         ("share/nora_bringup/config", glob("config/*.xml")),
         ("share/nora_bringup/config/embodiments", glob("config/embodiments/*.yaml")),
+        ("share/nora_bringup/config/trials", glob("config/trials/*.yaml")),
         ("share/nora_bringup/launch", glob("launch/*.launch.py")),
     ],
     package_data={"nora_bringup": ["py.typed", "sim/models/*.xml"]},
@@ -23,6 +24,8 @@ setup(
             "recorder = nora_bringup.entry:recorder",
             "sim = nora_bringup.entry:sim",
             "nora = nora_bringup.cli:main",
+            "nora-demos = nora_bringup.demos:main",
+            "nora-trials = nora_bringup.trials.cli:main",
         ]
     },
 )

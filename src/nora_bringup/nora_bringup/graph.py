@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ament_index_python.packages import get_package_share_directory
-
 from nora_policy.embodiment import Embodiment
 
 NAMESPACE = "nora"
@@ -51,9 +49,12 @@ class Options:
 def config_dir() -> Path:
     """Folder of `fastdds.xml` and `embodiments/`, in the source tree or in the installed share."""
     source = Path(__file__).resolve().parents[1] / "config"
-    return (
-        source if source.is_dir() else Path(get_package_share_directory("nora_bringup")) / "config"
-    )
+    if source.is_dir():
+        return source
+    # Not above: trials in simulation run where there is no ROS.
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory("nora_bringup")) / "config"
 
 
 def embodiment_file(name: str) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import os
 import signal
 import subprocess
@@ -14,10 +12,10 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_prefix
 
+from nora_bringup.children import dies_with_parent
 from nora_bringup.graph import NAMESPACE, NodeSpec, fastdds_environment
 
 STOP_TIMEOUT_S = 5.0  # they need 0.1 s, too few cores make it 2 s
-PR_SET_PDEATHSIG = 1
 
 
 class Graph:
@@ -47,7 +45,7 @@ class Graph:
                 stderr=subprocess.STDOUT if log else None,
                 env={**os.environ, **fastdds_environment()},
                 start_new_session=True,
-                preexec_fn=functools.partial(_die_with, os.getpid()),
+                preexec_fn=dies_with_parent(),
             )
 
     def ended(self) -> str | None:
@@ -102,9 +100,3 @@ def run_until_ended(specs: tuple[NodeSpec, ...]) -> int:
             time.sleep(0.1)
     print(f"stopped: {ended}")
     return 1
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)  # it died before it could be watched

@@ -140,6 +140,10 @@ class Policy:
             raise ValueError(f"temperature: expected >= 0 and finite, got {temperature}")
         return self._chunks(observation, k, temperature)
 
+    def reseed(self, seed: int) -> None:
+        """Begin the sampling noise anew, as if loaded with this seed."""
+        self._random.manual_seed(seed)
+
     def warm_up(self) -> None:
         """Answer a black image twice; draws no noise, so that seeded runs stay the same."""
         config = self._model.config

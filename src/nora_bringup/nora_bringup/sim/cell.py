@@ -28,8 +28,10 @@ class Cell:
     last one: the same calls give the same images and numbers.
 
     Attributes:
+        embodiment: of the arm.
         simulator: ground truth; its clock is not that of the cell.
         controller: the one of the present trial.
+        target: what the bridge commanded last; None before it knows the arm.
 
     Raises:
         ValueError: the embodiment has no workspace, or another arm than the scene's.
@@ -38,7 +40,7 @@ class Cell:
     def __init__(self, embodiment: Embodiment, image_hw: tuple[int, int] = (256, 256)) -> None:
         self.simulator = Simulator(embodiment, image_hw)
         assert embodiment.arm is not None  # the simulator refuses such an embodiment
-        self._embodiment = embodiment
+        self.embodiment = embodiment
         self.kinematics = MinkKinematics(embodiment.arm)
         task = self.simulator.task_state.instruction
         self.reset(0, task)
@@ -65,7 +67,7 @@ class Cell:
         """
         self.simulator.reset(seed, instruction, start_joints)
         self._began_ns = self.simulator.time_ns
-        self.controller = ArmController(self._embodiment, self.kinematics, CONTROL_PERIOD_S)
+        self.controller = ArmController(self.embodiment, self.kinematics, CONTROL_PERIOD_S)
         self._advance_until(lambda: self.controller.state is not None)
         if start_joints is None:  # as the operator of a real arm does before a trial
             self.controller.home(self.now_ns)
@@ -78,7 +80,7 @@ class Cell:
         """An image of this instant from every camera, by name."""
         return {
             camera.name: Frame(self.simulator.render(camera.name), self.now_ns)
-            for camera in self._embodiment.cameras
+            for camera in self.embodiment.cameras
         }
 
     def play(self, chunk: ActionChunk) -> None:
@@ -120,7 +122,7 @@ class Cell:
     def _tick(self, on_tick: OnTick | None) -> None:
         now_ns = self.now_ns
         self.controller.on_state(self.arm_state())
-        target = self.controller.tick(now_ns)
+        target = self.target = self.controller.tick(now_ns)
         if target is not None:
             self.simulator.command(target.joints_rad, target.gripper)
         if on_tick is not None:

@@ -52,7 +52,7 @@ class Simulator:
         self._image_hw, self._shadows = image_hw, shadows
         self._model = model = mujoco.MjModel.from_xml_path(str(MODELS / SCENE))
         self._data = mujoco.MjData(model)
-        self._renderer: Renderer | None = None
+        self._renderers: dict[tuple[int, int], Renderer] = {}
 
         names = (*self._arm.joint_names, GRIPPER_JOINT)
         available = [model.joint(i).name for i in range(model.njnt)]
@@ -87,8 +87,18 @@ class Simulator:
         return self._arm.joint_names
 
     @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras of the scene."""
+        return tuple(self._model.camera(i).name for i in range(self._model.ncam))
+
+    @property
     def task_state(self) -> TaskState:
         return self._judge.state
+
+    @property
+    def radii_m(self) -> dict[str, float]:
+        """Of the footprints of the objects, then of the receptacles."""
+        return {name: self._radius_m[name] for name in (*self.objects, *self.receptacles)}
 
     @property
     def object_poses(self) -> dict[str, Pose]:
@@ -185,22 +195,29 @@ class Simulator:
         opening = self._gripper.from_driver(values[-1])
         return ArmState(values[:-1].copy(), float(np.clip(opening, 0.0, 1.0)), self.time_ns)
 
-    def render(self, camera: str = "primary") -> NDArray[np.uint8]:
+    def render(
+        self, camera: str = "primary", image_hw: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
         """RGB image (H, W, 3) from a camera of the scene, of the present instant.
+
+        Args:
+            camera: one of `cameras`.
+            image_hw: its size if not that of the simulator; each size has a renderer.
 
         Raises:
             ValueError: there is no such camera, or the image size is out of range.
             OSError: no OpenGL backend works.
         """
-        if self._renderer is None:
-            self._renderer = Renderer(self._model, *self._image_hw, shadows=self._shadows)
-        return self._renderer.render(self._data, camera)
+        height, width = size = image_hw or self._image_hw
+        if size not in self._renderers:
+            self._renderers[size] = Renderer(self._model, height, width, shadows=self._shadows)
+        return self._renderers[size].render(self._data, camera)
 
     def close(self) -> None:
-        """Give the renderer back; the simulator can still be used."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Give the renderers back; the simulator can still be used."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
 
     def _place(self, rng: np.random.Generator) -> None:
         """Draw a place after the other, big things first; all over when there is no room left."""

@@ -1,0 +1,118 @@
+"""The `nora-trials` command: the trials of a protocol, and their sheet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import tyro
+from tqdm import tqdm
+
+from nora_bringup.graph import config_dir, embodiment_file
+from nora_bringup.sim.simulator import Simulator
+from nora_bringup.trials.log import Log, identity
+from nora_bringup.trials.protocol import Protocol, Scene, jobs
+from nora_bringup.trials.record import Job, Record, Setup
+from nora_bringup.trials.sheet import write_sheet
+from nora_bringup.trials.workers import run_jobs
+from nora_policy.embodiment import Embodiment
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Run what is missing of a protocol's trials and write the sheet.
+
+    Attributes:
+        protocol: name of a file in config/trials, or a path to one.
+        out: folder for the log, the sheet and the videos; the same one goes on where it stopped.
+        workers: processes, one core each; 0: as many as there are cores.
+        folders: name and folder of checkpoints that lie elsewhere than the protocol says.
+    """
+
+    protocol: tyro.conf.Positional[str]
+    out: Path
+    workers: int = 0
+    folders: dict[str, Path] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Exit code 2: bad input; 130: interrupted, and the same command goes on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        run_trials(tyro.cli(Trials, description=__doc__))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def run_trials(trials: Trials) -> None:
+    """Raises `ValueError`, `OSError` or `RuntimeError` when it cannot go on."""
+    if trials.workers < 0:
+        raise ValueError(f"workers: expected 0 or more, got {trials.workers}")
+    path = protocol_file(trials.protocol)
+    protocol = Protocol.load(path, trials.folders)
+    embodiment = embodiment_file(protocol.embodiment)
+    every = jobs(protocol, _scene(embodiment))
+    log = Log(trials.out, identity(protocol, embodiment, has_ros=False))
+    missing = [job for job in every if job.key not in log]
+    missing.sort(key=lambda job: (job.folder, job.head))  # a worker keeps one policy loaded
+    setup = Setup(
+        str(embodiment),
+        protocol.image_size,
+        protocol.delay_s,
+        protocol.seconds,
+        protocol.video,
+        str(trials.out / "videos"),
+    )
+    workers = trials.workers or os.cpu_count() or 1
+    follow(run_jobs(missing, setup, workers, trials.out / "logs"), log, every)
+    finish(trials.out, log, every, path.stem)
+
+
+def protocol_file(name: str) -> Path:
+    """Path of a protocol given by name or by path (anything that ends in .yaml)."""
+    return Path(name) if name.endswith(".yaml") else config_dir() / "trials" / f"{name}.yaml"
+
+
+def follow(records: Iterator[Record], log: Log, every: tuple[Job, ...]) -> None:
+    """Keep each record as it comes, under a progress bar."""
+    outcomes = Counter(record.result.outcome for record in log.records)
+    done = len(log.records)
+    with tqdm(total=len(every), initial=done, unit="trial", disable=None) as progress:
+        for record in records:
+            log.append(record)
+            outcomes[record.result.outcome] += 1
+            progress.set_postfix(dict(outcomes), refresh=False)
+            progress.update()
+
+
+def finish(out: Path, log: Log, every: tuple[Job, ...], title: str) -> None:
+    """Write the sheet, in the order of the protocol, and show it."""
+    records = {record.job.key: record for record in log.records}
+    print(write_sheet(out, [records[job.key] for job in every], title))
+    print(f"\nsheet {out}/trials.md, trials.csv, trials.png; videos {out}/videos")
+
+
+def _scene(embodiment: Path) -> Scene:
+    simulator = Simulator(Embodiment.load(embodiment))
+    return Scene(simulator.objects, simulator.receptacles)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

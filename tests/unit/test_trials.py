@@ -1,0 +1,391 @@
+"""Trials without ROS: protocol, statistics, log, rollouts, and the command as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from nora_bringup.graph import config_dir
+from nora_bringup.sim.cell import Cell
+from nora_bringup.sim.simulator import Simulator
+from nora_bringup.trials.cli import Trials, run_trials
+from nora_bringup.trials.log import Log, identity
+from nora_bringup.trials.protocol import Protocol, Scene, instructions, jobs
+from nora_bringup.trials.record import Job, Record, Result, Setup, record_of, to_line
+from nora_bringup.trials.sheet import write_sheet
+from nora_bringup.trials.statistics import mcnemar, share
+from nora_policy.embodiment import Embodiment
+from nora_policy.models import tiny
+from nora_policy.types import ActionChunk, Observation
+from nora_training.rollout import observe, roll_out
+
+EMBODIMENT = config_dir() / "embodiments/sim_widowx.yaml"
+SCENE = Scene(("red cube", "green cylinder", "blue ball"), ("plate", "bowl"))
+CUBE = "put the red cube on the plate"
+PROTOCOL = """
+embodiment: sim_widowx
+checkpoints:
+  - {name: a, folder: tiny, head: flow, conditions: [normal, shuffled_instruction]}
+  - {name: b, folder: tiny, head: fast}
+tasks: ["put the {object} on the plate", "put the {object} in the bowl"]
+seeds: {start: 100000, count: 2}
+seconds: 1.0
+video: all
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder with a protocol and the tiny checkpoint it names."""
+    folder = tmp_path_factory.mktemp("study")
+    tiny.write(folder / "tiny", EMBODIMENT)
+    (folder / "study.yaml").write_text(PROTOCOL)
+    return folder
+
+
+def result(outcome="failure", reached=False, distractors=0, grasp_s=None):
+    return Result(outcome, reached, distractors, 10, 8.0, grasp_s, 0.2, 0.1)
+
+
+def job(checkpoint="a", seed=0, instruction=CUBE):
+    return Job(checkpoint, "folder", "flow", "normal", seed, instruction, instruction)
+
+
+# statistics
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200))
+def test_a_wilson_interval_holds_its_share_and_mirrors_with_it(outcomes):
+    found = share(outcomes)
+    opposite = share([not outcome for outcome in outcomes])
+    assert 0.0 <= found.low <= found.value + 1e-12
+    assert found.value - 1e-12 <= found.high <= 1.0
+    assert found.low == pytest.approx(1.0 - opposite.high, abs=1e-12)
+
+
+def test_wilson_intervals_as_in_the_literature():
+    # Newcombe, Statistics in Medicine 17 (1998), table I: method 3.
+    for count, total, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)]:
+        found = share([True] * count + [False] * (total - count))
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+    assert str(share([True] * 8 + [False] * 2)) == "80% [49%, 94%]"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
+def test_mcnemar_counts_every_pair_and_is_symmetric(pairs):
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    found, swapped = mcnemar(first, second), mcnemar(second, first)
+    assert found.both + found.only_first + found.only_second + found.neither == len(pairs)
+    assert found.p_value == pytest.approx(swapped.p_value)
+    assert 0.0 < found.p_value <= 1.0
+    decided = found.only_first + found.only_second
+    if decided:  # twice the smaller tail, at most 1
+        tail = binomtest(min(found.only_first, found.only_second), decided, alternative="less")
+        assert found.p_value == pytest.approx(min(1.0, 2 * tail.pvalue))
+
+
+def test_mcnemar_by_hand():
+    # 10 scenes tell them apart, 9 to 1: 2 * (1 + 10) / 2^10.
+    found = mcnemar([True] * 9 + [False], [False] * 9 + [True])
+    assert found.p_value == pytest.approx(22 / 1024)
+    with pytest.raises(ValueError, match="pairs"):
+        mcnemar([True], [])
+
+
+# protocol
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 8), draw=st.sampled_from(["one", "all"]))
+def test_every_checkpoint_gets_the_same_scenes_and_tasks(seed, count, draw):
+    text = PROTOCOL.replace("start: 100000, count: 2", f"start: {seed}, count: {count}")
+    protocol = read(text + f"draw: {draw}")
+    found = jobs(protocol, SCENE)
+    assert found == jobs(protocol, SCENE)
+    assert len({job.key for job in found}) == len(found)
+    assert len(found) == count * (6 if draw == "all" else 1) * 3
+    scenes = [
+        [(job.seed, job.instruction) for job in found if (job.checkpoint, job.condition) == group]
+        for group in [("a", "normal"), ("a", "shuffled_instruction"), ("b", "normal")]
+    ]
+    assert scenes[0] == scenes[1] == scenes[2]
+    for job in found:
+        if job.condition == "normal":
+            assert job.told == job.instruction
+        else:  # another object than the one that is judged
+            assert job.told.split()[2:4] != job.instruction.split()[2:4]
+
+
+def read(text: str) -> Protocol:
+    from nora_policy import schema
+
+    return schema.build(Protocol, schema.load_yaml(text))
+
+
+def test_shipped_protocols_are_about_the_scene():
+    simulator = Simulator(Embodiment.load(EMBODIMENT))
+    scene = Scene(simulator.objects, simulator.receptacles)
+    paths = sorted((config_dir() / "trials").glob("*.yaml"))
+    assert {path.stem for path in paths} >= {"demo", "pick_and_place_100"}
+    for path in paths:
+        protocol = Protocol.load(path)
+        if protocol.embodiment == "sim_widowx":
+            found = jobs(protocol, scene)
+            assert min(job.seed for job in found) >= 100_000
+            assert {job.instruction for job in found} == set(instructions(protocol.tasks, scene))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: b", "name: a", "checkpoints: expected distinct names"),
+        ("count: 2", "count: 0", "seeds.expected start >= 0 and count >= 1"),
+        ("seconds: 1.0", "seconds: 0", "seconds: expected more than 0"),
+        ("head: fast", "head: slow", r"head: expected one of \['flow', 'fast'\]"),
+        ("video: all", "video: all\ndelay_s: 0.05", "delay_s: expected a multiple"),
+        ("video: all", "film: all", "film: unknown key"),
+        ("normal, shuffled_instruction", "normal, normal", "conditions: expected distinct"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, old, new, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(PROTOCOL.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        Protocol.load(path)
+
+
+def test_tasks_must_be_about_the_scene():
+    with pytest.raises(ValueError, match="expected a target of the scene, got 'moon'"):
+        instructions(("put the {object} on the moon",), SCENE)
+    with pytest.raises(ValueError, match="full sentences on a real robot"):
+        instructions(("put the {object} on the plate",), None)
+
+
+# log
+
+
+def test_a_log_survives_a_kill_in_the_middle_of_a_line(tmp_path):
+    first, second = Record(job(seed=0), result()), Record(job(seed=1), result("success", True))
+    log = Log(tmp_path, {"protocol": "x"})
+    log.append(first)
+    log.append(second)
+    assert record_of(to_line(second)) == second
+    path = tmp_path / "trials.jsonl"
+    whole = path.read_bytes()
+    for cut in range(len(to_line(first)), len(whole)):
+        path.write_bytes(whole[:cut])
+        resumed = Log(tmp_path, {"protocol": "x"})
+        assert resumed.records == (first,)
+        resumed.append(second)
+        assert path.read_bytes() == whole
+    with pytest.raises(ValueError, match="run with another protocol, scene; take another --out"):
+        Log(tmp_path, {"protocol": "y", "scene": "z"})
+
+
+def test_identity_notices_every_change_that_matters(study, tmp_path):
+    protocol = Protocol.load(study / "study.yaml")
+    before = identity(protocol, EMBODIMENT, has_ros=False)
+    path = study / "other.yaml"
+    path.write_text(PROTOCOL.replace("video: all", "video: none"))
+    assert identity(Protocol.load(path), EMBODIMENT, has_ros=False) == before
+    path.write_text(PROTOCOL.replace("seconds: 1.0", "seconds: 2.0"))
+    assert changed(before, identity(Protocol.load(path), EMBODIMENT, False)) == {"protocol"}
+    tiny.write(tmp_path / "tiny", EMBODIMENT, seed=1)
+    other = Protocol.load(study / "study.yaml", {"b": tmp_path / "tiny"})
+    assert changed(before, identity(other, EMBODIMENT, has_ros=False)) == {"checkpoint b"}
+    with pytest.raises(FileNotFoundError, match="expected the folder of a checkpoint"):
+        identity(Protocol.load(study / "study.yaml", {"b": tmp_path / "x"}), EMBODIMENT, False)
+    with pytest.raises(ValueError, match=r"folders: expected checkpoints of .*, got \['c'\]"):
+        Protocol.load(study / "study.yaml", {"c": tmp_path})
+
+
+def changed(before, after):
+    return {name for name in before if before[name] != after[name]}
+
+
+# sheet
+
+
+def test_the_sheet_says_what_the_records_say(tmp_path):
+    records = [Record(job("a", seed), result("success", True, 0, 2.0)) for seed in range(8)]
+    records += [Record(job("a", seed), result("partial", True, 1, 4.0)) for seed in (8, 9)]
+    records += [Record(job("b", seed), result("failure", False, 0)) for seed in range(10)]
+    text = write_sheet(tmp_path, records, "a study")
+    assert "| a | normal | 10 | 80% [49%, 94%] | 100% [72%, 100%] | 20% [6%, 51%] |" in text
+    assert "| 20% [6%, 51%] | 10 | 2.0 s | 0 |" in text
+    assert "| a, normal | b, normal | 10 | 0 | 8 | 0 | 2 | 0.0078 |" in text
+    assert (tmp_path / "trials.md").read_text() == text + "\n"
+    with (tmp_path / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["outcome"] for row in rows] == [record.result.outcome for record in records]
+    assert (tmp_path / "trials.png").stat().st_size > 10_000
+
+
+# rollouts
+
+
+class Follower:
+    """Sends the tool the same way with every chunk; keeps what it was shown."""
+
+    def __init__(self, step_A):
+        self.step_A = np.array(step_A)
+        self.seen: list[Observation] = []
+
+    def reseed(self, seed):
+        self.seed = seed
+
+    def infer(self, observation):
+        self.seen.append(observation)
+        names = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+        actions_TA = np.tile(self.step_A, (5, 1))
+        return ActionChunk(
+            actions_TA, 0.2, observation.stamp_ns, observation.instruction, names, "base_link"
+        )
+
+
+@pytest.fixture(scope="module")
+def cell():
+    cell = Cell(Embodiment.load(EMBODIMENT), (32, 32))
+    yield cell
+    cell.close()
+
+
+def setup(seconds=2.0, delay_s=0.1, video="none", video_dir=""):
+    return Setup(str(EMBODIMENT), 32, delay_s, seconds, video, str(video_dir))
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.06, 0.1])
+def test_a_rollout_shows_one_image_per_step_so_long_before_it(cell, delay_s):
+    agent = Follower([0.0, 0.0, -0.01, 0.0, 0.0, 0.0, 1.0])
+    found = roll_out(cell, agent, job(seed=3), setup(delay_s=delay_s))
+    assert (found.outcome, found.error, found.chunks) == ("failure", "", 10)
+    assert agent.seed == 3
+    stamps_ns = np.array([observation.stamp_ns for observation in agent.seen])
+    assert (np.diff(stamps_ns) == 200_000_000).all()
+    executed = cell.controller.executed
+    status = cell.controller.status
+    assert status.steps_executed == 10
+    assert executed is None or executed.stamp_ns - executed.observation_stamp_ns == delay_s * 1e9
+
+
+def test_a_rollout_is_the_same_every_time(cell):
+    step = [0.01, -0.01, -0.01, 0.0, 0.0, 0.05, 0.0]
+    runs = [(agent := Follower(step), roll_out(cell, agent, job(seed=5), setup()))]
+    roll_out(cell, Follower([0.0, 0.02, 0.0, 0.0, 0.0, 0.0, 1.0]), job(seed=6), setup())
+    runs.append((agent := Follower(step), roll_out(cell, agent, job(seed=5), setup())))
+    (first, result_a), (second, result_b) = runs
+    assert result_a == result_b
+    for a, b in zip(first.seen, second.seen, strict=True):
+        assert a.stamp_ns == b.stamp_ns
+        for image_a, image_b in zip(a.images, b.images, strict=True):
+            np.testing.assert_array_equal(image_a, image_b)
+    assert (first.seen[0].images[0] != first.seen[-1].images[0]).any()
+
+
+def test_controls_hide_the_images_or_say_something_else(cell):
+    cell.reset(0, CUBE)
+    told = "put the blue ball on the plate"
+    blank = observe(cell, Job("a", "", "flow", "blank_image", 0, CUBE, CUBE))
+    other = observe(cell, Job("a", "", "flow", "shuffled_instruction", 0, CUBE, told))
+    assert not np.any(blank.images)
+    assert blank.instruction == CUBE
+    assert np.any(other.images)
+    assert other.instruction == told
+
+
+def test_an_agent_that_fails_ends_its_trial_with_the_reason(cell):
+    found = roll_out(cell, Follower([np.nan] * 7), job(), setup())
+    assert found.outcome == "failure"
+    assert "NON_FINITE" in found.error
+    assert found.chunks == 0
+
+
+def test_videos_are_kept_as_asked(cell, tmp_path):
+    agent = Follower([0.0, 0.0, -0.01, 0.0, 0.0, 0.0, 1.0])
+    roll_out(cell, agent, job(), setup(1.0, 0.1, "failures", tmp_path))
+    (path,) = tmp_path.iterdir()
+    assert path.name == "a_normal_0_put_the_red_cube_on_the_plate.mp4"
+    with av.open(str(path)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.duration * 1e-6 > 2.0
+    assert len(pictures) >= 11
+    assert (pictures[0] != pictures[-1]).mean() > 0.01
+
+
+# the command
+
+
+def command(study, out, *arguments):
+    module = [sys.executable, "-m", "nora_bringup.trials.cli", str(study / "study.yaml")]
+    return [*module, "--out", str(out), "--workers", "2", *arguments]
+
+
+def run(study, out, *arguments):
+    return subprocess.run(
+        command(study, out, *arguments), capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_trials_go_on_after_a_stop_and_end_the_same(study, tmp_path):
+    started = subprocess.Popen(
+        command(study, tmp_path / "a"), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    log = tmp_path / "a/trials.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and log.read_text().count("\n")):
+        assert started.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = children(started.pid)
+    assert len(workers) == 2
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=10)
+    assert started.returncode == 130
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    num_before = log.read_text().count("\n")
+    done = run(study, tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text().splitlines()
+    assert 1 <= num_before <= len(lines) == 6
+    keys = [record_of(line).job.key for line in lines]
+    assert len(set(keys)) == 6
+    videos = {path.stem for path in (tmp_path / "a/videos").glob("[!.]*.mp4")}
+    assert videos == set(keys)
+    assert "| a | normal | 2 |" in done.stdout
+
+
+def children(pid):
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def test_a_checkpoint_that_cannot_be_used_is_one_line_and_exit_code_2(study, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    done = run(study, tmp_path / "out", "--folders", "a", str(broken), "b", str(broken))
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: worker ended with exit code 2: .*broken.*", done.stderr.strip())
+
+
+def test_bad_input_is_refused_before_anything_starts(study, tmp_path):
+    path = str(study / "study.yaml")
+    with pytest.raises(ValueError, match="workers: expected 0 or more"):
+        run_trials(Trials(path, tmp_path, workers=-1))
+    with pytest.raises(FileNotFoundError, match="expected the folder of a checkpoint"):
+        run_trials(Trials(path, tmp_path, folders={"b": tmp_path / "none"}))
+    with pytest.raises(FileNotFoundError, match=r"no such protocol, available: .*demo"):
+        run_trials(Trials("nothing", tmp_path))
+    assert not list(tmp_path.iterdir())
