@@ -17,7 +17,6 @@ from sensor_msgs.msg import Image, JointState
 from nora_bringup.sim.kinematics import GRIPPER_JOINT
 from nora_bringup.sim.pacing import Pacer
 from nora_bringup.sim.simulator import TICK_NS, Simulator
-from nora_bringup.sim.task import TaskState
 from nora_policy.embodiment import Embodiment
 from nora_policy.nodes import convert
 from nora_policy.nodes.runtime import load_embodiment, parameter, run
@@ -182,18 +181,12 @@ class SimNode(Node):
             TaskOutcome(
                 header=header,
                 instruction=state.instruction,
-                outcome=_outcome(state),
+                outcome=int(state.outcome),
                 distractor_grasps=state.distractor,
             )
         )
         poses = [convert.pose_to_msg(pose, 0, "").pose for pose in self._sim.object_poses.values()]
         self._poses.publish(PoseArray(header=header, poses=poses))
-
-
-def _outcome(state: TaskState) -> int:
-    if state.success:
-        return int(TaskOutcome.SUCCESS)
-    return int(TaskOutcome.PARTIAL if state.partial else TaskOutcome.FAILURE)
 
 
 def _require_sim(embodiment: Embodiment) -> None:

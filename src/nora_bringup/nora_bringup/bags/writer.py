@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from rosbags.interfaces import Connection, Qos, QosDurability
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter
 
 from nora_bringup.bags.definitions import Definitions
@@ -37,19 +37,22 @@ class Topic:
 class BagWriter:
     """Writes the folder `path`; what was flushed is readable even if the process is killed.
 
-    Data leave in chunks of about 1 MiB and with every `flush`. Use it from one thread at a time.
+    Data leave in chunks of about 1 MiB (with `compress`, by zstd) and with every `flush`. Use it
+    from one thread at a time.
 
     Raises:
         OSError: from every method, when the file system refuses; call `abort` then.
         FileExistsError: the folder exists.
     """
 
-    def __init__(self, path: Path, definitions: Definitions) -> None:
+    def __init__(self, path: Path, definitions: Definitions, compress: bool = False) -> None:
         if path.exists():
             raise FileExistsError(f"{path}: expected a new folder, it exists")
         self.path = path
         self._definitions = definitions
         self._writer = Writer(path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
+        if compress:
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
         fcntl.flock(self._storage().bio, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody repairs it now
         self._connections: dict[str, Connection] = {}

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from nora_policy.goal import Outcome
 from nora_policy.types import Float64
 
 FINGERS = frozenset({"left_finger", "right_finger"})
@@ -82,6 +83,13 @@ class TaskState:
     partial: bool
     distractor: int
     reached: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """How a trial that ends now is labelled."""
+        if self.success:
+            return Outcome.SUCCESS
+        return Outcome.PARTIAL if self.partial else Outcome.FAILURE
 
 
 def parse(instruction: str, objects: tuple[str, ...], receptacles: tuple[str, ...]) -> Task:
