@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
 from nora_bringup.trial import Trial
+from nora_bringup.video import Video
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-VIDEO_SIZE = 512
-CAPTION_HEIGHT = 64
-WHITE = (255, 255, 255)
-
 
 def write_video(path: Path, trials: Sequence[Trial]) -> None:
     """Camera images of all trials, at the speed they were taken, with instruction and outcome."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "23"})
-        stream.width, stream.height = VIDEO_SIZE, VIDEO_SIZE + CAPTION_HEIGHT
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
+    with contextlib.closing(Video(path)) as video:
         offset_ms = 0
         for number, trial in enumerate(trials, 1):
             start_ns = trial.frames[0].stamp_ns if trial.frames else 0
@@ -38,21 +29,8 @@ def write_video(path: Path, trials: Sequence[Trial]) -> None:
                     f"{number}/{len(trials)}  {trial.instruction}",
                     f"{elapsed_ms / 1000:4.1f} s   outcome: {trial.outcome_name}",
                 )
-                picture = av.VideoFrame.from_ndarray(_picture(frame.rgb_HW3, caption), "rgb24")
-                picture.pts, picture.time_base = offset_ms + elapsed_ms, Fraction(1, 1000)
-                container.mux(stream.encode(picture))
+                video.add(frame.rgb_HW3, caption, offset_ms + elapsed_ms)
             offset_ms += elapsed_ms + 500 if trial.frames else 0
-        container.mux(stream.encode())
-
-
-def _picture(rgb_HW3: NDArray[np.uint8], caption: tuple[str, str]) -> NDArray[np.uint8]:
-    picture = np.zeros((VIDEO_SIZE + CAPTION_HEIGHT, VIDEO_SIZE, 3), np.uint8)
-    size = (VIDEO_SIZE, VIDEO_SIZE)
-    picture[:VIDEO_SIZE] = cv2.resize(rgb_HW3, size, interpolation=cv2.INTER_CUBIC)
-    for line, text in enumerate(caption):
-        place = (12, VIDEO_SIZE + 26 + 26 * line)
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, WHITE, 1, cv2.LINE_AA)
-    return picture
 
 
 def write_plot(path: Path, trials: Sequence[Trial]) -> None:

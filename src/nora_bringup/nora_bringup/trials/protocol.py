@@ -12,7 +12,7 @@ import numpy as np
 
 from nora_bringup.sim.task import parse
 from nora_bringup.trials.record import Condition, Head, Job, Videos
-from nora_policy import schema
+from nora_policy.schema import build, load_yaml
 
 DELAY_UNIT_S = 0.02
 
@@ -102,7 +102,7 @@ class Protocol:
             available = sorted(p.stem for p in path.parent.glob("*.yaml"))
             raise FileNotFoundError(f"{path}: no such protocol, available: {available}")
         try:
-            read = schema.build(cls, schema.load_yaml(path.read_text(encoding="utf-8")))
+            read = build(cls, load_yaml(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         given = folders or {}

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from nora_policy import schema
+from nora_policy.schema import build
 
 Condition = Literal["normal", "blank_image", "shuffled_instruction"]
 Head = Literal["flow", "fast"]
@@ -87,16 +87,16 @@ def to_line(value: Setup | Job | Result | Record) -> str:
 
 
 def setup_of(line: str) -> Setup:
-    return schema.build(Setup, json.loads(line))
+    return build(Setup, json.loads(line))
 
 
 def job_of(line: str) -> Job:
-    return schema.build(Job, json.loads(line))
+    return build(Job, json.loads(line))
 
 
 def result_of(line: str) -> Result:
-    return schema.build(Result, json.loads(line))
+    return build(Result, json.loads(line))
 
 
 def record_of(line: str) -> Record:
-    return schema.build(Record, json.loads(line))
+    return build(Record, json.loads(line))
