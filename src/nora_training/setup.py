@@ -12,5 +12,11 @@ setup(
     ],
     package_data={"nora_training": ["py.typed"]},
     license="Apache-2.0",
-    entry_points={"console_scripts": ["nora-dataset = nora_training.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "nora-dataset = nora_training.cli:main",
+            "nora-compare = nora_training.compare:main",
+            "nora-sft = nora_training.sft.cli:main",
+        ]
+    },
 )
