@@ -30,8 +30,8 @@ from nora_bringup.sim.cell_bag import CellBag, open_label
 from nora_bringup.sim.demonstration import Course, Demonstration
 from nora_bringup.sim.expert import Tasks, draw_task
 from nora_bringup.sim.task import parse
-from nora_policy import schema
 from nora_policy.embodiment import Embodiment
+from nora_policy.schema import build
 
 DEMO, SETTINGS = "demo.json", "demos.json"
 HALF = ".half"  # folders of episodes that are not finished
@@ -108,7 +108,7 @@ class Demos:
         settings = self._settings()
         self.out.mkdir(parents=True, exist_ok=True)
         if file.is_file():
-            there = schema.build(Settings, json.loads(file.read_text(encoding="utf-8")))
+            there = build(Settings, json.loads(file.read_text(encoding="utf-8")))
             if there != settings:
                 raise ValueError(f"{self.out}: expected {settings}, got {there}")
         else:
@@ -136,7 +136,7 @@ class Demos:
         """Of every episode that is there."""
         folders = (episode_folder(self.out, i) for i in range(self.episodes))
         texts = [(folder / DEMO).read_text(encoding="utf-8") for folder in folders]
-        return [schema.build(Demo, json.loads(text)) for text in texts]
+        return [build(Demo, json.loads(text)) for text in texts]
 
     def _settings(self) -> Settings:
         origin = provenance(embodiment_file(self.embodiment), "", "")

@@ -1,0 +1,219 @@
+"""Demonstrations: the expert does its tasks, and bags hold exactly what it meant to do."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nora_bringup.bags.audit import expectations
+from nora_bringup.bags.check import check
+from nora_bringup.bags.label import Label, Provenance
+from nora_bringup.demos import HALF, Demos, make
+from nora_bringup.sim.cell import Cell
+from nora_bringup.sim.demonstration import UNLABELLED, Course, Demonstration
+from nora_bringup.sim.expert import OPEN, STEP_M, Expert, Scene, draw_task
+from nora_bringup.sim.task import Task, parse
+from nora_policy.embodiment import Embodiment
+from nora_policy.goal import Outcome
+from nora_training.bags import Bag
+from nora_training.episodes import observations, read_episode
+
+CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
+EMBODIMENT = Embodiment.load(CONFIG)
+ORIGIN = Provenance("sim_widowx", "0" * 64, "", "test")
+BOX = EMBODIMENT.workspace
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def cell():
+    made = Cell(EMBODIMENT, (SIZE, SIZE))
+    yield made
+    made.close()
+
+
+def demonstrate(cell, seed, tasks, noise):
+    """An unrecorded demonstration: nothing is rendered."""
+    rng = np.random.default_rng(seed)
+    instruction = draw_task(rng, cell.simulator, tasks)
+    course = Course.draw(rng, cell, EMBODIMENT, noise)
+    cell.reset(seed, instruction, course.start_rad)
+    demonstration = Demonstration(cell, EMBODIMENT, course, None)
+    demonstration.run()
+    return demonstration
+
+
+# the expert
+
+
+@pytest.mark.parametrize(("tasks", "noise"), [("put", False), ("all", True)])
+def test_the_expert_does_its_tasks(cell, tasks, noise):
+    states = []
+    for seed in range(500, 506):
+        demonstrate(cell, seed, tasks, noise)
+        states.append(cell.task_state)
+    assert all(state.success for state in states)
+    assert sum(state.distractor for state in states) == 0
+
+
+def test_the_expert_fetches_again_what_was_taken_from_it(cell):
+    """The bridge opens the hand half way; the expert, which has no memory, starts over."""
+    cell.reset(7, "put the red cube on the plate", None)
+    course = Course.draw(np.random.default_rng(0), cell, EMBODIMENT, noise=False)
+    demonstration = Demonstration(cell, EMBODIMENT, course, None)
+    step, num_lost = demonstration._expert.step, 0
+
+    class Fumbler:
+        is_done = demonstration._expert.is_done
+
+        def step(self, scene):
+            nonlocal num_lost
+            action_A = step(scene)
+            if not num_lost and scene.things_m["red cube"][2] > 0.06:
+                num_lost, action_A[-1] = 1, OPEN
+            return action_A
+
+    demonstration._expert = Fumbler()
+    demonstration.run()
+    assert num_lost == 1
+    assert cell.task_state.success
+
+
+coordinates = st.tuples(st.floats(0.1, 0.42), st.floats(-0.22, 0.22), st.floats(0.02, 0.25))
+
+
+@given(tool=coordinates, cube=coordinates, opening=st.floats(0.0, 1.0), relation=st.booleans())
+def test_every_step_is_short_and_stays_inside(tool, cube, opening, relation):
+    task = Task("red cube", "on" if relation else "near", "plate")
+    things_m = {"red cube": np.array(cube), "ball": np.array([0.3, 0.1, 0.02])}
+    things_m["plate"] = np.array([0.3, -0.1, 0.0])
+    radii_m = dict.fromkeys(things_m, 0.03)
+    scene = Scene(np.array(tool), np.array(tool), opening, things_m, radii_m)
+    action_A = Expert(task, BOX).step(scene)
+    assert np.linalg.norm(action_A[:3]) <= STEP_M + 1e-9
+    assert not action_A[3:6].any()
+    assert action_A[6] in (0.0, 1.0)
+    end_m = np.array(tool) + action_A[:3]
+    assert np.all(end_m >= np.array(BOX.min_m) - 1e-9)
+    assert np.all(end_m <= np.array(BOX.max_m) + 1e-9)
+
+
+def test_a_task_without_a_target_is_refused():
+    with pytest.raises(ValueError, match="task: expected a target"):
+        Expert(Task("red cube", "lifted", None), BOX)
+
+
+@given(seed=st.integers(0, 2**32), tasks=st.sampled_from(["put", "all"]))
+def test_every_instruction_can_be_judged(cell, seed, tasks):
+    simulator = cell.simulator
+    text = draw_task(np.random.default_rng(seed), simulator, tasks)
+    task = parse(text, simulator.objects, simulator.receptacles)
+    assert task.relation == "on" or tasks == "all"
+
+
+# the bags
+
+
+def demos(out, **options):
+    return Demos(**{"episodes": 2, "out": out, "image_size": SIZE, "workers": 1, **options})
+
+
+@pytest.fixture(scope="module")
+def nudged(tmp_path_factory):
+    """A bag whose episode was nudged, and its folder."""
+    wanted = demos(tmp_path_factory.mktemp("demos"))
+    wanted.prepare()
+    for episode in range(9):
+        if make(wanted, ORIGIN, episode).num_nudges > 3:
+            return wanted, wanted.out / f"episode_{episode:06d}"
+    raise AssertionError("no nudges in nine episodes")
+
+
+def test_every_sample_is_what_the_expert_meant(nudged):
+    wanted, folder = nudged
+    again = Cell(EMBODIMENT, (SIZE, SIZE))
+    label = Label.load(folder)
+    seed = wanted.seed + label.episode
+    course = Course.draw(np.random.default_rng((seed, 1)), again, EMBODIMENT, noise=True)
+    again.reset(seed, label.instruction, course.start_rad)
+    meant = Demonstration(again, EMBODIMENT, course, None)
+    meant.run()
+    again.close()
+    with Bag.open(folder) as bag:
+        episode = read_episode(bag, EMBODIMENT)
+        seen = list(observations(bag, episode, EMBODIMENT))
+        read = bag.read({UNLABELLED: "nora_msgs/msg/EndEffectorDelta"})
+    assert episode.outcome is Outcome.SUCCESS
+    assert episode.source == "command"
+    assert meant.num_nudges > 3
+    assert len(read[UNLABELLED]) == meant.num_nudges + EMBODIMENT.safety.first_motion_steps
+    actions_NA = np.array(meant.actions)
+    assert episode.actions_NA == pytest.approx(actions_NA, abs=1e-9)
+    ages_s = (episode.stamps_N - [observation.stamp_ns for observation in seen]) * 1e-9
+    assert ages_s == pytest.approx(course.age_s)
+
+
+def test_a_bag_is_green_and_labelled(nudged):
+    _, folder = nudged
+    resolve = "/nora/{}".format
+    report = check(folder, expectations(EMBODIMENT, resolve))
+    assert report.is_green, report.reasons
+    label = Label.load(folder)
+    assert (label.outcome, label.is_green, label.ended) == ("success", True, "operator")
+
+
+def digests(folder):
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).digest() for p in paths}
+
+
+def test_the_same_seed_gives_the_same_bytes_in_any_order(tmp_path):
+    first, second = demos(tmp_path / "a", seed=40), demos(tmp_path / "b", seed=40)
+    for wanted, order in ((first, (0, 1)), (second, (1, 0))):
+        wanted.prepare()
+        for episode in order:
+            make(wanted, ORIGIN, episode)
+    assert digests(first.out) == digests(second.out)
+    assert len(digests(first.out)) == 2 * 5 + 1  # bag, metadata, label, audit, demo; settings
+
+
+def test_what_is_there_is_kept_and_what_was_cut_off_made_again(tmp_path):
+    wanted = demos(tmp_path, episodes=3)
+    assert wanted.prepare() == [0, 1, 2]
+    make(wanted, ORIGIN, 1)
+    before = digests(tmp_path / "episode_000001")
+    half = tmp_path / HALF / "episode_000000"
+    half.mkdir(parents=True)
+    (half / "episode_000000.mcap").write_bytes(b"\x89MCAP")
+    assert wanted.prepare() == [0, 2]
+    assert not half.exists()
+    make(wanted, ORIGIN, 0)
+    assert digests(tmp_path / "episode_000001") == before
+    with pytest.raises(ValueError, match="expected Settings"):
+        demos(tmp_path, episodes=3, seed=1).prepare()
+
+
+def test_the_command_makes_what_is_missing(tmp_path):
+    options = ["--episodes", "1", "--workers", "1", "--image-size", "32", "--out", str(tmp_path)]
+    for expected in ("1 new, 0 there already", "0 new, 1 there already"):
+        command = [sys.executable, "-m", "nora_bringup.demos", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert expected in done.stdout
+    summary = json.loads((tmp_path / "episode_000000/demo.json").read_text())
+    assert f"| all | 1 | {float(summary['outcome'] == 'success'):.1%} |" in done.stdout
+    wrong = subprocess.run([*command, "--tasks", "all"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: ")
+    assert wrong.stderr.count("\n") == 1
+
+
+def test_an_option_that_makes_no_sense_is_named(tmp_path):
+    for name, value in (("episodes", 0), ("workers", 0), ("image_size", 0), ("seed", -1)):
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            demos(tmp_path, **{name: value})
