@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -31,6 +30,8 @@ from nora_training.dataset import (
     Entry,
     Settings,
     Steps,
+    create_images,
+    save_episode,
     write_index,
 )
 from nora_training.episodes import Episode, observations, read_episode
@@ -144,7 +145,6 @@ def _write(bag: Bag, embodiment: Embodiment, build: Build, sha256: str) -> Entry
     try:
         image_stamps_N = _write_images(half, bag, episode, embodiment, build.image_size)
         steps = Steps(episode.stamps_N, image_stamps_N, episode.actions_NA, episode.measured_N6)
-        np.savez(half / "steps.npz", **{f: getattr(steps, f) for f in Steps.__slots__})
         entry = Entry(
             sha256=sha256,
             bag=str(bag.folder),
@@ -155,7 +155,7 @@ def _write(bag: Bag, embodiment: Embodiment, build: Build, sha256: str) -> Entry
             num_steps=len(episode.stamps_N),
             num_observed=int(steps.is_observed_N.sum()),
         )
-        (half / "episode.json").write_text(json.dumps(dataclasses.asdict(entry), indent=1) + "\n")
+        save_episode(half, entry, steps)
         if not half.with_name(entry.folder).exists():  # of a copy of the same bag
             half.rename(half.with_name(entry.folder))
     finally:
@@ -172,11 +172,7 @@ def _write_images(
         ValueError: no step has an observation.
     """
     cameras, num_steps = embodiment.cameras, len(episode.stamps_N)
-    shape = (num_steps, size, size, 3)
-    files = [
-        np.lib.format.open_memmap(folder / f"{camera.name}.npy", "w+", np.uint8, shape)
-        for camera in cameras
-    ]
+    files = [create_images(folder, camera.name, num_steps, size) for camera in cameras]
     stamps_N = np.full(num_steps, NO_IMAGE)
     problem = ""
     for i, seen in enumerate(observations(bag, episode, embodiment)):

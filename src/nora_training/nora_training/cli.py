@@ -15,6 +15,8 @@ from nora_policy.goal import Outcome
 from nora_policy.normalization import Statistics
 from nora_training.build import Build, Result
 from nora_training.dataset import Dataset, Entry, statistics_json
+from nora_training.lerobot.exporting import Export
+from nora_training.lerobot.importing import Import
 from nora_training.quality import assess
 from nora_training.report import write_report
 from nora_training.view import write_video
@@ -51,12 +53,13 @@ def main() -> None:
     """Exit code 0: all is well; 1: some bags were skipped; 2: bad input; 130: interrupted."""
     commands: dict[str, Callable[..., int]]
     commands = {"build": _build, "stats": _stats, "check": _check, "view": _view}
+    commands |= {"export-lerobot": _export_lerobot, "import-lerobot": _import_lerobot}
     try:
         code = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     sys.exit(code)
@@ -138,6 +141,32 @@ def _view(
     write_video(path, dataset, dataset.entries[episode], selection.statistics(dataset))
     print(path)
     return 0
+
+
+def _export_lerobot(export: tyro.conf.OmitArgPrefixes[Export]) -> int:
+    """Write a data set for LeRobot (v3.0); all episodes, whatever their outcome."""
+    dataset = Dataset.load(export.root)
+    entries = export.run(dataset)
+    done = list(tqdm(entries, total=len(dataset.entries), unit="episode", disable=None))
+    print(f"{export.out}: {len(done)} episodes, {sum(entry.num_steps for entry in done)} steps")
+    return 0
+
+
+def _import_lerobot(command: tyro.conf.OmitArgPrefixes[Import]) -> int:
+    """Make a LeRobot data set (v3.0) one of ours; exit code 1 when episodes were skipped."""
+    source = command.open()
+    entries, problems = [], []
+    with tqdm(total=len(source.rows), unit="episode", disable=None) as progress:
+        for done in command.run(source):
+            progress.update()
+            if isinstance(done, str):
+                problems.append(done)
+                progress.write(f"skipped {done}", file=sys.stderr)
+            else:
+                entries.append(done)
+    steps = sum(entry.num_steps for entry in entries)
+    print(f"{command.out}: {len(entries)} episodes, {steps} steps; {len(problems)} skipped")
+    return BAD_BAGS if problems else 0
 
 
 if __name__ == "__main__":

@@ -155,6 +155,20 @@ def statistics_json(key: str, statistics: Statistics) -> str:
     return json.dumps({key: {"action": statistics.to_json()}}, indent=1) + "\n"
 
 
+def create_images(folder: Path, camera: str, num_steps: int, size: int) -> UInt8:
+    """The file of a camera in an episode's folder, (num_steps, size, size, 3), black at first."""
+    shape = (num_steps, size, size, 3)
+    path = folder / f"{camera}.npy"
+    images: UInt8 = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    return images
+
+
+def save_episode(folder: Path, entry: Entry, steps: Steps) -> None:
+    """Everything in an episode's folder but the images."""
+    np.savez(folder / "steps.npz", **{name: getattr(steps, name) for name in Steps.__slots__})
+    (folder / "episode.json").write_text(json.dumps(dataclasses.asdict(entry), indent=1) + "\n")
+
+
 def write_index(
     root: Path, settings: Settings, entries: Sequence[Entry], val_fraction: float
 ) -> None:
