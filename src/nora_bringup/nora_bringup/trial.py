@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import rclpy
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseArray, PoseStamped
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from nora_msgs.action import ExecuteInstruction
 from nora_msgs.msg import ActionChunk, CommandStatus, EndEffectorDelta, TaskOutcome
-from nora_msgs.srv import ResetSimulation, SetMode
+from nora_msgs.srv import EndEpisode, ResetSimulation, SetMode, StartEpisode
 from rclpy.action import ActionClient
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
@@ -26,7 +27,8 @@ from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-from nora_bringup.graph import NAMESPACE
+from nora_bringup.graph import NAMESPACE, Options, embodiment_file, node_specs
+from nora_bringup.standalone import start_graph
 from nora_policy.embodiment import Embodiment
 from nora_policy.nodes import convert
 from nora_policy.types import Frame
@@ -48,7 +50,9 @@ class Trial:
 
     `image_age_s` and `chunk_age_s` are from camera stamp to receipt of image and chunk here,
     `observation_age_s` from camera stamp to the start of a step; `commanded` and `measured` are
-    time, x, y, z of the tool.
+    time, x, y, z of the tool. `grasp_s`: until the named object was first known to be grasped.
+    `things`: in simulation, x, y, z of everything at every judgement, in the simulator's order,
+    and of the tool then, last.
     """
 
     instruction: str
@@ -65,6 +69,8 @@ class Trial:
     commanded: list[tuple[float, float, float, float]] = field(default_factory=list)
     measured: list[tuple[float, float, float, float]] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
+    things: list[list[tuple[float, float, float]]] = field(default_factory=list)
+    grasp_s: float | None = None
     clamped: int = 0
     refused: int = 0
 
@@ -84,11 +90,19 @@ class TrialClient:
         node: named in the namespace of the graph.
         embodiment: whose first camera is recorded.
         check: called while waiting; raises `RuntimeError` when the graph is no longer alive.
+        has_recorder: whether the graph has a recorder, for bags.
     """
 
-    def __init__(self, node: Node, embodiment: Embodiment, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        embodiment: Embodiment,
+        check: Callable[[], None],
+        has_recorder: bool = False,
+    ) -> None:
         self._node, self._check = node, check
         self._trial: Trial | None = None
+        self._start_ns = 0
         self._status = CommandStatus()
         camera = embodiment.cameras[0]
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -107,14 +121,22 @@ class TrialClient:
         node.create_subscription(PoseStamped, "bridge/target_pose", self._on_target, 10)
         node.create_subscription(PoseStamped, "bridge/ee_pose", self._on_measured, 10)
         self._execute = ActionClient(node, ExecuteInstruction, "execute_instruction")
+        services = {"bridge/set_mode": SetMode, "bridge/home": Trigger}
+        self._has_simulator = embodiment.driver is not None and embodiment.driver.kind == "sim"
+        if self._has_simulator:
+            services["sim/reset"] = ResetSimulation
+            node.create_subscription(PoseArray, "sim/object_poses", self._on_things, 10)
+        if has_recorder:
+            services |= {
+                "recorder/start_episode": StartEpisode,
+                "recorder/end_episode": EndEpisode,
+            }
         self._clients: dict[str, Client] = {
-            "bridge/set_mode": node.create_client(SetMode, "bridge/set_mode"),
-            "bridge/home": node.create_client(Trigger, "bridge/home"),
-            "sim/reset": node.create_client(ResetSimulation, "sim/reset"),
+            name: node.create_client(kind, name) for name, kind in services.items()
         }
 
     def wait_until_ready(self) -> None:
-        """Return when bridge and policy are active and the simulator answers."""
+        """Return when bridge and policy are active and everything else answers."""
         for name in ("bridge", "policy"):
             client = self._node.create_client(GetState, f"{name}/get_state")
             self._wait(client.service_is_ready, READY_TIMEOUT_S, f"{name} node to start")
@@ -127,7 +149,7 @@ class TrialClient:
         self._wait(self._execute.server_is_ready, READY_TIMEOUT_S, "action execute_instruction")
 
     def prepare(self, instruction: str, seed: int) -> None:
-        """Bring the arm home and place the objects.
+        """Bring the arm home and, in simulation, place the objects.
 
         Raises:
             RuntimeError: a node refused, or did not answer in time.
@@ -136,18 +158,46 @@ class TrialClient:
         self._wait(self._try_home, CALL_TIMEOUT_S, "the bridge to accept bridge/home")
         self._wait(self._is_homing, CALL_TIMEOUT_S, "the home motion to begin", optional=True)
         self._wait(lambda: not self._is_homing(), 30.0, "the arm to reach its home pose")
-        request = ResetSimulation.Request(seed=seed, instruction=instruction)
-        reset = self._request("sim/reset", request)
-        if reset.error_code:
-            raise RuntimeError(f"sim/reset: {reset.error_msg}")
+        if self._has_simulator:
+            request = ResetSimulation.Request(seed=seed, instruction=instruction)
+            self._demand("sim/reset", request)
+
+    def start_episode(self, instruction: str, notes: str) -> Path:
+        """The folder of the bag that is recorded from now on. Raises `RuntimeError`."""
+        request = StartEpisode.Request(instruction=instruction, notes=notes)
+        return Path(self._demand("recorder/start_episode", request).path)
+
+    def end_episode(self, outcome: int, distractor_grasps: int) -> None:
+        """Raises `RuntimeError`."""
+        request = EndEpisode.Request(outcome=outcome, distractor_grasps=distractor_grasps)
+        self._demand("recorder/end_episode", request)
+
+    def discard_episode(self) -> None:
+        """Raises `RuntimeError`."""
+        self._demand("recorder/end_episode", EndEpisode.Request(discard=True))
 
     def run(
-        self, instruction: str, seed: int, timeout_s: float, on_progress: Callable[[float], None]
+        self,
+        instruction: str,
+        seed: int,
+        timeout_s: float,
+        on_progress: Callable[[float], None],
+        is_over: Callable[[], bool] = lambda: False,
+        settle_s: float = 0.0,
     ) -> Trial:
-        """Follow the instruction for at most `timeout_s`; `on_progress` gets the seconds gone."""
+        """Follow the instruction for at most `timeout_s`.
+
+        Args:
+            instruction: the task.
+            seed: of the scene, for the record.
+            timeout_s: limit.
+            on_progress: gets the seconds gone.
+            is_over: asked all the time; true ends the trial.
+            settle_s: how long the arm holds at the end before the last judgement counts.
+        """
         trial = Trial(instruction, seed)
         before = self._status
-        start_ns = self._now_ns()
+        self._start_ns = start_ns = self._now_ns()
         self._trial = trial
         try:
             self._set_mode(SetMode.Request.POLICY)
@@ -157,18 +207,24 @@ class TrialClient:
 
             def is_done() -> bool:
                 on_progress((self._now_ns() - start_ns) * 1e-9)
-                return bool(result.done())
+                return bool(result.done()) or is_over()
 
             self._wait(is_done, timeout_s + CALL_TIMEOUT_S, "the trial to end")
+            if not result.done():
+                handle.cancel_goal_async()
+                self._wait(result.done, CALL_TIMEOUT_S, "the policy to stop")
+            trial.duration_s = (self._now_ns() - start_ns) * 1e-9
+            self._set_mode(SetMode.Request.HOLD)
+            self._wait(lambda: False, settle_s, "the scene to settle", optional=True)
         finally:
             self._trial = None
             self._set_mode(SetMode.Request.HOLD)
-        trial.duration_s = (self._now_ns() - start_ns) * 1e-9
         trial.clamped = self._status.steps_clamped - before.steps_clamped
         trial.refused = _refused(self._status) - _refused(before)
         answer = result.result().result
         trial.error_code, trial.error_msg = answer.error_code, answer.error_msg
-        trial.outcome = answer.outcome or trial.outcome
+        last = (trial.outcome, answer.outcome) if settle_s else (answer.outcome, trial.outcome)
+        trial.outcome = last[0] or last[1]
         return trial
 
     def _try_home(self) -> bool:
@@ -179,9 +235,14 @@ class TrialClient:
         return bool(answer.success)
 
     def _set_mode(self, mode: int) -> None:
-        answer = self._request("bridge/set_mode", SetMode.Request(mode=mode))
+        self._demand("bridge/set_mode", SetMode.Request(mode=mode))
+
+    def _demand(self, name: str, request: object) -> Any:
+        """Raises `RuntimeError` when the answer is an error."""
+        answer = self._request(name, request)
         if answer.error_code:
-            raise RuntimeError(f"bridge/set_mode: {answer.error_msg}")
+            raise RuntimeError(f"{name}: {answer.error_msg}")
+        return answer
 
     def _request(self, name: str, request: object) -> Any:
         return self._call(self._clients[name], request, name)
@@ -229,6 +290,15 @@ class TrialClient:
         if trial is not None and msg.instruction == trial.instruction:
             trial.outcome = msg.outcome
             trial.distractor_grasps = msg.distractor_grasps
+            is_grasped = msg.outcome in (TaskOutcome.PARTIAL, TaskOutcome.SUCCESS)
+            if is_grasped and trial.grasp_s is None:
+                trial.grasp_s = (self._now_ns() - self._start_ns) * 1e-9
+
+    def _on_things(self, msg: PoseArray) -> None:
+        trial = self._trial
+        if trial is not None and trial.measured:
+            at = [(p.position.x, p.position.y, p.position.z) for p in msg.poses]
+            trial.things.append([*at, trial.measured[-1][1:]])
 
     def _on_target(self, msg: PoseStamped) -> None:
         if (trial := self._trial) is not None:
@@ -240,7 +310,9 @@ class TrialClient:
 
 
 @contextlib.contextmanager
-def trial_client(embodiment: Embodiment, check: Callable[[], None]) -> Iterator[TrialClient]:
+def trial_client(
+    embodiment: Embodiment, check: Callable[[], None], has_recorder: bool = False
+) -> Iterator[TrialClient]:
     """A `TrialClient` whose node is spun while the context lasts."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("trials", namespace=NAMESPACE)
@@ -249,12 +321,33 @@ def trial_client(embodiment: Embodiment, check: Callable[[], None]) -> Iterator[
     thread = threading.Thread(target=executor.spin, name="spin")
     thread.start()
     try:
-        yield TrialClient(node, embodiment, check)
+        yield TrialClient(node, embodiment, check, has_recorder)
     finally:
         executor.shutdown()
         thread.join()
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+@contextlib.contextmanager
+def graph_client(options: Options, logs: Path) -> Iterator[TrialClient]:
+    """A ready client of a graph that runs while the context lasts; one log file per node.
+
+    Raises:
+        RuntimeError: a node ended, with its last words, or did not answer; at any time.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    embodiment = Embodiment.load(embodiment_file(options.embodiment))
+    with start_graph(node_specs(options), logs) as graph:
+
+        def check() -> None:
+            if ended := graph.ended():
+                lines = (logs / f"{ended.split()[0]}.log").read_text(errors="replace").splitlines()
+                raise RuntimeError(f"{ended}: {lines[-1] if lines else 'it said nothing'}")
+
+        with trial_client(embodiment, check, bool(options.record_dir)) as client:
+            client.wait_until_ready()
+            yield client
 
 
 def _refused(status: CommandStatus) -> int:

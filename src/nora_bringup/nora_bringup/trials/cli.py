@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,9 @@ from tqdm import tqdm
 
 from nora_bringup.graph import config_dir, embodiment_file
 from nora_bringup.sim.simulator import Simulator
+from nora_bringup.trials.blind import blind_names, blind_order
 from nora_bringup.trials.log import Log, identity
+from nora_bringup.trials.operator import Keys, Operator
 from nora_bringup.trials.protocol import Protocol, Scene, jobs
 from nora_bringup.trials.record import Job, Record, Setup
 from nora_bringup.trials.sheet import write_sheet
@@ -33,12 +36,14 @@ class Trials:
     Attributes:
         protocol: name of a file in config/trials, or a path to one.
         out: folder for the log, the sheet and the videos; the same one goes on where it stopped.
-        workers: processes, one core each; 0: as many as there are cores.
+        ros: through the running graph, in real time; without: in simulation, in parallel.
+        workers: without ROS: processes, one core each; 0: as many as there are cores.
         folders: name and folder of checkpoints that lie elsewhere than the protocol says.
     """
 
     protocol: tyro.conf.Positional[str]
     out: Path
+    ros: bool = False
     workers: int = 0
     folders: dict[str, Path] = field(default_factory=dict)
 
@@ -63,22 +68,62 @@ def run_trials(trials: Trials) -> None:
         raise ValueError(f"workers: expected 0 or more, got {trials.workers}")
     path = protocol_file(trials.protocol)
     protocol = Protocol.load(path, trials.folders)
-    embodiment = embodiment_file(protocol.embodiment)
-    every = jobs(protocol, _scene(embodiment))
-    log = Log(trials.out, identity(protocol, embodiment, has_ros=False))
+    file = embodiment_file(protocol.embodiment)
+    scene = _scene(Embodiment.load(file))
+    _require_possible(protocol, trials.ros, scene)
+    every = jobs(protocol, scene)
+    log = Log(trials.out, identity(protocol, file, trials.ros))
     missing = [job for job in every if job.key not in log]
-    missing.sort(key=lambda job: (job.folder, job.head))  # a worker keeps one policy loaded
-    setup = Setup(
+    if trials.ros:
+        records = _with_ros(missing, protocol, scene, trials.out)
+    else:
+        missing.sort(key=lambda job: (job.folder, job.head))  # a worker keeps one policy loaded
+        workers = trials.workers or os.cpu_count() or 1
+        setup = _setup(protocol, file, trials.out)
+        records = run_jobs(missing, setup, workers, trials.out / "logs")
+    with contextlib.closing(records):
+        follow(records, log, every)
+    finish(trials.out, log, every, path.stem)
+
+
+def _require_possible(protocol: Protocol, has_ros: bool, scene: Scene | None) -> None:
+    conditions = {condition for c in protocol.checkpoints for condition in c.conditions}
+    if has_ros and conditions != {"normal"}:
+        raise ValueError(f"conditions: expected only normal with ROS, got {sorted(conditions)}")
+    if not has_ros and scene is None:
+        raise ValueError(f"embodiment: {protocol.embodiment} is not simulated; it needs --ros")
+    if not has_ros and protocol.judge == "operator":
+        raise ValueError("judge: an operator can watch with --ros only")
+    if scene is None and protocol.judge != "operator":
+        raise ValueError(f"judge: expected operator at a real robot, got {protocol.judge}")
+
+
+def _setup(protocol: Protocol, embodiment: Path, out: Path) -> Setup:
+    return Setup(
         str(embodiment),
         protocol.image_size,
         protocol.delay_s,
         protocol.seconds,
         protocol.video,
-        str(trials.out / "videos"),
+        str(out / "videos"),
     )
-    workers = trials.workers or os.cpu_count() or 1
-    follow(run_jobs(missing, setup, workers, trials.out / "logs"), log, every)
-    finish(trials.out, log, every, path.stem)
+
+
+def _with_ros(
+    missing: list[Job], protocol: Protocol, scene: Scene | None, out: Path
+) -> Generator[Record, None, None]:
+    from nora_bringup.trials.ros import RosTrials  # everything else runs where there is no ROS
+
+    if protocol.judge == "simulator":
+        missing = sorted(missing, key=lambda job: (job.folder, job.head))
+        yield from RosTrials(protocol, scene, out, None).run(missing)
+        return
+    with Keys(sys.stdin.fileno()) as keys:
+        operator = Operator(keys, tqdm.write)
+        yield from RosTrials(protocol, scene, out, operator).run(blind_order(missing))
+    names = [contender.name for contender in protocol.checkpoints]
+    for name, letter in sorted(blind_names(names, protocol.seeds.start).items()):
+        print(f"{name} was policy {letter}")
 
 
 def protocol_file(name: str) -> Path:
@@ -105,8 +150,10 @@ def finish(out: Path, log: Log, every: tuple[Job, ...], title: str) -> None:
     print(f"\nsheet {out}/trials.md, trials.csv, trials.png; videos {out}/videos")
 
 
-def _scene(embodiment: Path) -> Scene:
-    simulator = Simulator(Embodiment.load(embodiment))
+def _scene(embodiment: Embodiment) -> Scene | None:
+    if embodiment.driver is None or embodiment.driver.kind != "sim":
+        return None
+    simulator = Simulator(embodiment)
     return Scene(simulator.objects, simulator.receptacles)
 
 

@@ -61,7 +61,8 @@ class Protocol:
 
     `tasks`: instructions; {object} and {receptacle} stand for every one of the scene. `draw`: of
     all tasks, `one` for each seed or `all`. `seconds`: limit of a trial. `image_size`, `delay_s`:
-    of rendered images, px, and their age at the start of a step. `bags`: record one per trial.
+    of rendered images, px, and their age at the start of a step (without ROS). With ROS, `judge`
+    says who does it, and `bags` whether there is one per trial.
     """
 
     embodiment: str
@@ -73,6 +74,7 @@ class Protocol:
     image_size: int = 256
     delay_s: float = 0.1
     video: Videos = "failures"
+    judge: Literal["simulator", "operator"] = "simulator"
     bags: bool = False
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import selectors
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +23,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 
 def run_jobs(
     jobs: Sequence[Job], setup: Setup, num_workers: int, log_dir: Path
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """The trials as they end; when the iterator is closed, the workers are killed.
 
     Args:

@@ -1,0 +1,101 @@
+"""The person at a real robot: sets the scene, watches, and says with one key how it went."""
+
+from __future__ import annotations
+
+import os
+import select
+import termios
+import tty
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from nora_bringup.trials.record import Outcome
+
+OUTCOMES: dict[str, Outcome] = {"s": "success", "p": "partial", "f": "failure"}
+DISTRACTOR, REPEAT = "d", "r"
+HELP = "s success, p partial, f failure, d another object was grasped, r repeat this trial"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the operator saw; no outcome: the trial does not count and is to be repeated."""
+
+    outcome: Outcome | None
+    distractor_grasps: int
+
+
+class Keys:
+    """Keys of a terminal as they are pressed, or characters of a pipe.
+
+    Raises:
+        RuntimeError: from `wait` and `pressed`, when there will be no more.
+    """
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._before: list[Any] | None = None
+
+    def __enter__(self) -> Keys:
+        if os.isatty(self._file):
+            self._before = termios.tcgetattr(self._file)
+            tty.setcbreak(self._file)  # Ctrl-C still interrupts
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            termios.tcsetattr(self._file, termios.TCSADRAIN, self._before)
+
+    def wait(self) -> str:
+        """The next one, in lower case."""
+        if not (data := os.read(self._file, 1)):
+            raise RuntimeError("operator: expected a key, got the end of the input")
+        return data.decode("ascii", errors="replace").lower()
+
+    def pressed(self) -> str | None:
+        """The next one, if it is there already."""
+        return self.wait() if select.select([self._file], [], [], 0)[0] else None
+
+
+class Operator:
+    """Asks for one trial after the other; use `begin`, then `has_decided` and `verdict`."""
+
+    def __init__(self, keys: Keys, say: Callable[[str], None]) -> None:
+        self._keys, self._say = keys, say
+        self._outcome: Outcome | None = None
+        self._distractors = 0
+        self._is_decided = False
+
+    def begin(self, title: str, scene: str) -> None:
+        """Returns when the scene is set: a line end or a space."""
+        self._outcome, self._distractors, self._is_decided = None, 0, False
+        self._say(f"\n{title}\n  {scene}\n  Enter starts it. Then: {HELP}")
+        while self._keys.wait() not in "\r\n ":
+            pass
+
+    def has_decided(self) -> bool:
+        """Whether the keys pressed so far say how the trial went; does not wait."""
+        while not self._is_decided and (key := self._keys.pressed()) is not None:
+            self._take(key)
+        return self._is_decided
+
+    def verdict(self) -> Verdict:
+        """Waits for it."""
+        if not self._is_decided:
+            self._say(f"  over; how did it go? {HELP}")
+        while not self._is_decided:
+            self._take(self._keys.wait())
+        self._say(f"  {self._outcome or 'repeat'}, {self._distractors} distractor grasps")
+        return Verdict(self._outcome, self._distractors)
+
+    def _take(self, key: str) -> None:
+        if key == DISTRACTOR:
+            self._distractors += 1
+        elif key == REPEAT or key in OUTCOMES:
+            self._outcome, self._is_decided = OUTCOMES.get(key), True
