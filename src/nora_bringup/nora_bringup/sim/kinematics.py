@@ -16,6 +16,7 @@ MODELS = Path(__file__).parent / "models"
 GRIPPER_JOINT = "left_finger"
 
 MAX_ITERATIONS = 20
+DAMPING = 1e-9
 # Iterate further than promised, so that a held target does not creep.
 STOP_M, STOP_RAD = 1e-5, 1e-4
 ACCEPT_M, ACCEPT_RAD = 1e-3, 1e-2
@@ -58,6 +59,7 @@ class MinkKinematics:
         self._qpos = model.jnt_qposadr[ids]
         # Fingers rest inside their ranges, or the limits would move them.
         self._rest = np.clip(model.qpos0, model.jnt_range[:, 0], model.jnt_range[:, 1])
+        self._range = np.where(model.jnt_limited, model.jnt_range.T, [[-np.inf], [np.inf]])
         self._site = arm.tool_site
         self._configuration = mink.Configuration(model)
         # Damping by the square of the remaining error: bold near the target, calm when far.
@@ -82,22 +84,41 @@ class MinkKinematics:
         for _ in range(MAX_ITERATIONS):
             if self._is_within(STOP_M, STOP_RAD):
                 break
-            try:
-                velocity = mink.solve_ik(
-                    self._configuration,
-                    [self._task],
-                    dt=1.0,
-                    solver="quadprog",
-                    damping=1e-9,
-                    limits=self._limits,
-                )
-            except mink.NoSolutionFound:
+            change = self._free_change()
+            if change is None:
+                change = self._limited_change()
+            if change is None:
                 return None
-            self._configuration.integrate_inplace(velocity, 1.0)
+            self._configuration.integrate_inplace(change, 1.0)
         if not self._is_within(ACCEPT_M, ACCEPT_RAD):
             return None
         joints_rad: Float64 = self._configuration.q[self._qpos]
         return joints_rad.clip(self.lower_rad, self.upper_rad)
+
+    def _free_change(self) -> Float64 | None:
+        """The minimum of `_limited_change` if no limit is in its way, without a solver."""
+        jacobian, error, damping = self._task.compute_qp_residual(self._configuration)
+        hessian = jacobian.T @ jacobian
+        hessian.flat[:: len(hessian) + 1] += damping + DAMPING
+        change: Float64 = np.linalg.solve(hessian, error @ jacobian)
+        room = self._range - self._configuration.q
+        room *= self._limits[0].gain
+        is_free = np.all(change >= room[0]) and np.all(change <= room[1])
+        return change if is_free else None
+
+    def _limited_change(self) -> Float64 | None:
+        try:
+            change: Float64 = mink.solve_ik(
+                self._configuration,
+                [self._task],
+                dt=1.0,
+                solver="quadprog",
+                damping=DAMPING,
+                limits=self._limits,
+            )
+        except mink.NoSolutionFound:
+            return None
+        return change
 
     def _set(self, joints_rad: Float64) -> None:
         q = self._rest.copy()
