@@ -112,7 +112,7 @@ def test_a_crop_that_leaves_the_image_is_refused():
 def test_patches_equal_those_of_transformers(height, width):
     rgb = random_image(height, width)
     expected = Qwen2VLImageProcessorPil()(images=[rgb], return_tensors="np")
-    patches = patchify(rgb, patch=14, merge=2, frames=2)
+    patches = patchify(rgb[None], patch=14, merge=2, frames=2)
     assert expected["image_grid_thw"].tolist() == [[1, height // 14, width // 14]]
     np.testing.assert_array_equal(patches, expected["pixel_values"])
 
@@ -164,7 +164,7 @@ def test_inputs_of_two_cameras_come_in_their_order(tokenizer):
     assert inputs.input_ids_BL.tolist() == [tokenizer.encode(template("pick", 2)).ids]
     assert inputs.attention_mask_BL.min() == 1
     assert inputs.image_grid_N3.tolist() == [[1, 16, 16]] * 2
-    expected = [patchify(resize(rgb, 224, 224), 14, 2, 2) for rgb in images]
+    expected = [patchify(resize(rgb, 224, 224)[None], 14, 2, 2) for rgb in images]
     np.testing.assert_array_equal(inputs.pixel_values_PC, np.concatenate(expected))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class Preprocessor:
         self._reserved = frozenset(tokenizer.get_added_tokens_decoder())
         vision = config.vision_config
         side = config.image_size // vision.patch_size
-        self._grid = torch.tensor([[1, side, side]] * len(cameras))
+        self._grid = torch.tensor([1, side, side])
         pads = IMAGE_PAD * (side // vision.spatial_merge_size) ** 2
         images = f"{IMAGE_START}{pads}{IMAGE_END}" * len(cameras)
         self._head = tokenizer.encode(PROMPT_HEAD + images, add_special_tokens=False).ids
@@ -76,14 +76,18 @@ class Preprocessor:
                 f"got {len(observation.images)}"
             )
         input_ids_BL = torch.tensor([self.prompt(observation.instruction)])
+        size = self._config.image_size
         pairs = zip(self._cameras, observation.images, strict=True)
-        pixel_values_PC = np.concatenate([self._patches(camera, rgb) for camera, rgb in pairs])
-        return ModelInputs(
-            input_ids_BL,
-            torch.ones_like(input_ids_BL),
-            torch.from_numpy(pixel_values_PC),
-            self._grid,
+        images_NRR3 = np.stack([resize(orient(rgb, camera), size, size) for camera, rgb in pairs])
+        return ModelInputs(input_ids_BL, torch.ones_like(input_ids_BL), *self.patches(images_NRR3))
+
+    def patches(self, images_NRR3: UInt8) -> tuple[torch.Tensor, torch.Tensor]:
+        """`pixel_values_PC` and `image_grid_N3` of images of the network's size."""
+        vision = self._config.vision_config
+        pixel_values_PC = patchify(
+            images_NRR3, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
         )
+        return torch.from_numpy(pixel_values_PC), self._grid.expand(len(images_NRR3), 3)
 
     def prompt(self, instruction: str) -> list[int]:
         """Token ids of Qwen2.5-VL's chat template, one user turn: images, then the instruction."""
@@ -100,13 +104,6 @@ class Preprocessor:
             raise ValueError("config.json: token_head: expected one to learn action tokens")
         ids = [self._config.action_token_min + token for token in action_tokens]
         return [*ids, self._config.token_head.end_token, *self._turn_end]
-
-    def _patches(self, camera: Camera, rgb_HW3: UInt8) -> Float32:
-        size, vision = self._config.image_size, self._config.vision_config
-        image_RR3 = resize(orient(rgb_HW3, camera), size, size)
-        return patchify(
-            image_RR3, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
-        )
 
 
 def orient(rgb_HW3: UInt8, camera: Camera) -> UInt8:
@@ -186,19 +183,28 @@ def _lanczos_weights(in_size: int, out_size: int) -> Float32:
     return normalised_OI
 
 
-def patchify(rgb_HW3: UInt8, patch: int, merge: int, frames: int) -> Float32:
+def patchify(rgb_NHW3: UInt8, patch: int, merge: int, frames: int) -> Float32:
     """Normalised patches (P, 3 * frames * patch * patch), bit for bit those of the HF processor.
 
-    Patches that the vision tower merges (`merge` x `merge`) are neighbours in the order; the one
-    image is repeated as `frames` frames.
+    Image after image, each row after row of blocks; patches that the vision tower merges (`merge`
+    x `merge`) are neighbours in the order. Every image is repeated as `frames` frames.
     """
-    rescaled_HW3 = (rgb_HW3 * (1 / 255)).astype(np.float32)  # the processor scales in float64
-    pixels_HW3 = (rescaled_HW3 - CLIP_MEAN) / CLIP_STD
-    rows, columns = (size // (patch * merge) for size in rgb_HW3.shape[:2])
-    blocks = pixels_HW3.reshape(rows, merge, patch, columns, merge, patch, 3)
-    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
-    blocks = np.broadcast_to(blocks, (*blocks.shape[:5], frames, patch, patch))
-    return blocks.reshape(rows * columns * merge**2, -1)
+    images, height, width, _ = rgb_NHW3.shape
+    rows, columns = height // (patch * merge), width // (patch * merge)
+    blocks = rgb_NHW3.reshape(images, rows, merge, patch, columns, merge, patch, 3)
+    blocks = blocks.transpose(7, 0, 1, 4, 2, 5, 3, 6).reshape(3, -1, 1, patch, patch)
+    patches = np.empty((blocks.shape[1], 3, frames, patch, patch), np.float32)
+    for channel, levels in enumerate(_levels()):
+        patches[:, channel] = levels[blocks[channel]]
+    return patches.reshape(len(patches), -1)
+
+
+@cache
+def _levels() -> Float32:
+    """(3, 256): what each value of a channel becomes."""
+    rescaled = (np.arange(256) * (1 / 255)).astype(np.float32)  # the processor scales in float64
+    levels: Float32 = (rescaled - CLIP_MEAN[:, None]) / CLIP_STD[:, None]
+    return levels
 
 
 def with_target(inputs: ModelInputs, target: Sequence[int]) -> tuple[ModelInputs, torch.Tensor]:

@@ -57,12 +57,22 @@ class Nora(nn.Module):
         """
         return self.cross_entropy(self.encode(inputs)[1], labels_BL)
 
-    def cross_entropy(self, hidden_BLE: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
-        """As `token_loss`; logits are computed where something is learned, and nowhere else."""
-        labels = labels_BL[:, 1:].to(self.device)
+    def cross_entropy(
+        self, hidden_BLE: torch.Tensor, labels_BL: torch.Tensor, num_tokens: int | None = None
+    ) -> torch.Tensor:
+        """As `token_loss`; logits are computed where something is learned, and nowhere else.
+
+        The sum is divided by `num_tokens`, by default what is learned here: a part of a batch
+        divides by the count of the whole.
+        """
+        labels = labels_BL[:, 1:]
         is_learned = labels != IGNORED
-        logits = self.logits(hidden_BLE[:, :-1][is_learned]).float()
-        return F.cross_entropy(logits, labels[is_learned])
+        num_tokens = int(is_learned.sum()) if num_tokens is None else num_tokens
+        rows, columns = is_learned.nonzero(as_tuple=True)  # on the CPU: a GPU is not waited for
+        hidden = hidden_BLE[rows.to(self.device), columns.to(self.device)]
+        targets = labels[rows, columns].to(self.device)
+        total = F.cross_entropy(self.logits(hidden).float(), targets, reduction="sum")
+        return total / max(num_tokens, 1)
 
     @torch.no_grad()
     def write(

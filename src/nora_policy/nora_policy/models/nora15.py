@@ -85,6 +85,7 @@ class Nora15(Nora):
         actions_BTA: torch.Tensor,
         noise_BTA: torch.Tensor,
         tau_B: torch.Tensor,
+        is_real_BT: torch.Tensor | None = None,
     ) -> Losses:
         """Training losses (section 3.2): next token of `labels_BL` and the flow of `actions_BTA`.
 
@@ -95,14 +96,36 @@ class Nora15(Nora):
             actions_BTA: normalised actions; these three on the model's device.
             noise_BTA: drawn from N(0, 1).
             tau_B: flow time in (0, 1].
+            is_real_BT: False where no flow is learned, behind the end of an episode.
         """
         prefix, hidden_BLE = self.encode(inputs)
         cross_entropy = self.cross_entropy(hidden_BLE, labels_BL)
         visible = Prefix(prefix.keys, prefix.values, expert_mask_BL.bool().to(self.device))
+        flow = self.flow_loss(visible, actions_BTA, noise_BTA, tau_B, is_real_BT)
+        return Losses(cross_entropy, flow, cross_entropy + self.config.alpha * flow)
+
+    def flow_loss(
+        self,
+        visible: Prefix,
+        actions_BTA: torch.Tensor,
+        noise_BTA: torch.Tensor,
+        tau_B: torch.Tensor,
+        is_real_BT: torch.Tensor | None = None,
+        num_steps: int | None = None,
+    ) -> torch.Tensor:
+        """Mean square error of the velocities, as in `losses`; `visible` is what the expert reads.
+
+        The sum is divided by `num_steps` (by default, what is real here) times A: a part of a
+        batch divides by the count of the whole.
+        """
         tau_B11 = tau_B[:, None, None]
         x_BTA = tau_B11 * noise_BTA + (1 - tau_B11) * actions_BTA
-        flow = F.mse_loss(self.velocity(x_BTA, tau_B, visible), noise_BTA - actions_BTA)
-        return Losses(cross_entropy, flow, cross_entropy + self.config.alpha * flow)
+        target_BTA = noise_BTA - actions_BTA
+        error_BT = (self.velocity(x_BTA, tau_B, visible) - target_BTA).square().mean(dim=-1)
+        if is_real_BT is None:
+            is_real_BT = torch.ones_like(error_BT, dtype=torch.bool)
+        count = is_real_BT.sum() if num_steps is None else num_steps
+        return (error_BT * is_real_BT).sum() / count
 
     def _velocity(
         self, x_BTA: torch.Tensor, bias_BD: torch.Tensor, prefix: Prefix | PrefixBuffer

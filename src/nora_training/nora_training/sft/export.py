@@ -1,0 +1,57 @@
+"""A run's checkpoint, in our layout, and its card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from nora_policy.checkpoints import checkpoint
+from nora_policy.models.fast import FastTokenizer
+from nora_policy.models.nora import Nora
+from nora_policy.normalization import Statistics
+from nora_training import dataset
+from nora_training.dataset import Dataset, Entry
+
+BAGS = "bags.txt"
+MAX_LISTED = 100
+
+
+def export(
+    folder: Path,
+    model: Nora,
+    tokenizer: Tokenizer,
+    fast: FastTokenizer | None,
+    data: Dataset,
+    statistics: Statistics,
+    card: Mapping[str, Any],
+) -> None:
+    """Write everything; the card comes last, so that a folder with one is whole."""
+    checkpoint.save(folder, model, tokenizer, fast)
+    key = data.embodiment.action.statistics_key
+    facts = {key: {"action": statistics.to_json()}}
+    checkpoint.save_facts(folder, data.root / dataset.EMBODIMENT, facts, card)
+
+
+def bags(entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
+    """For a card: the bags and their SHA-256; a digest of many, whose list goes to a file."""
+    lines = sorted(f"{entry.sha256}  {Path(entry.bag).name}" for entry in entries)
+    if len(lines) <= MAX_LISTED:
+        return {"number": len(lines), "sha256": lines}
+    text = "\n".join(lines) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BAGS).write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"number": len(lines), "list": BAGS, "sha256_of_list": digest}
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    path = folder / checkpoint.CARD
+    if not path.is_file():
+        return None
+    card: dict[str, Any] = json.loads(path.read_text())
+    return card

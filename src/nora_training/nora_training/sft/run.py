@@ -1,0 +1,191 @@
+"""A training run put together: its files, what it learns from, and its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from nora_bringup.bags.provenance import git_revision
+from nora_policy.checkpoints import checkpoint
+from nora_policy.models.config import NoraConfig
+from nora_policy.models.fast import FastTokenizer
+from nora_policy.preprocess import Preprocessor
+from nora_training.dataset import Dataset, Entry
+from nora_training.sft import export, log, memory
+from nora_training.sft.batches import Batches, Share, Source
+from nora_training.sft.losses import Learner
+from nora_training.sft.settings import Settings
+from nora_training.sft.trainer import STATE, Trainer
+from nora_training.sft.validation import Validation
+
+SETTINGS, CHECKPOINT, CHECKPOINTS = "settings.json", "checkpoint", "checkpoints"
+
+
+def finished(settings: Settings) -> dict[str, Any] | None:
+    """The card of the run's checkpoint, if it was trained to its end with these settings.
+
+    Raises:
+        ValueError: the folder holds another run.
+    """
+    _check_same(settings)
+    return export.read_card(settings.out / CHECKPOINT)
+
+
+class Run:
+    """Everything of one run.
+
+    Raises:
+        FileNotFoundError: a file of the data set or of the checkpoint is not there.
+        ValueError: what is given does not fit together.
+    """
+
+    def __init__(self, settings: Settings, is_stopped: Callable[[], bool]) -> None:
+        if settings.num_threads:
+            torch.set_num_threads(settings.num_threads)
+        self._settings = settings
+        self._data = Dataset.load(settings.dataset)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(settings.seed)
+        model = checkpoint.load(settings.init, self._device, torch.float32)
+        self._config = model.config
+        self._tokenizer = checkpoint.load_tokenizer(settings.init, model.config)
+        self._learner = Learner(model, settings.heads, settings.keyframe_weight)
+        self._learner.to(self._device)
+        self._fast = _fast(settings, model.config)
+        self._preprocessor = Preprocessor(model.config, self._tokenizer, self._data.cameras)
+        self._entries = self._data.select("train", settings.outcomes)
+        if not self._entries:
+            available = sorted({entry.outcome for entry in self._data.entries})
+            wanted = [outcome.name for outcome in settings.outcomes]
+            raise ValueError(
+                f"outcomes: expected episodes to train on with {wanted}, available: {available}"
+            )
+        self._statistics = self._data.statistics(self._entries)
+        self._source = self._read(self._entries)
+        self._validation = self._validate_on(self._data.select("val", settings.outcomes))
+        batches = Batches(
+            self._source, settings.batch_size, settings.accumulate, settings.seed, Share()
+        )
+        self._trainer = Trainer(
+            settings, self._learner, batches, self._validation, self._export, is_stopped
+        )
+        self._begin()
+
+    def describe(self) -> str:
+        """What will be trained, on what, and what it takes; one line each."""
+        parameters = list(self._learner.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        settings, count = self._settings, len(self._source)
+        epochs = settings.steps * settings.batch_size / count
+        return "\n".join(
+            [
+                f"network: {self._config.kind}, {sum(p.numel() for p in parameters):,} "
+                f"parameters, {trained:,} trained, on {self._device}",
+                f"samples: {count:,} of {len(self._entries)} episodes, "
+                f"{len(self._validation or ())} to validate",
+                f"budget: {settings.steps:,} steps of {settings.batch_size} = "
+                f"{epochs:.1f} epochs, from step {self._trainer.step}",
+                f"memory: {self._estimate() / memory.GIB:.2f} GiB by estimate",
+            ]
+        )
+
+    def train(self) -> dict[str, float]:
+        """Raises as `Trainer.run`."""
+        metrics = self._trainer.run()
+        log.plot(self._settings.out)
+        self._trainer.finish()
+        return metrics
+
+    def outcome(self, metrics: dict[str, float]) -> str:
+        peak = memory.peak_bytes(self._device) / memory.GIB
+        numbers = "\n".join(f"  {name:18} {value:.5f}" for name, value in metrics.items())
+        return (
+            f"{self._settings.out / CHECKPOINT}: trained in {self._trainer.wall_s:.0f} s, memory "
+            f"{peak:.2f} GiB at its peak ({self._estimate() / memory.GIB:.2f} by estimate)\n"
+            f"{numbers}"
+        )
+
+    def _read(self, entries: Sequence[Entry]) -> Source:
+        learner = self._learner
+        return Source(
+            self._data,
+            entries,
+            self._statistics,
+            self._config,
+            self._preprocessor,
+            self._fast if learner.learns_tokens else None,
+            only_complete=not learner.learns_flow,
+        )
+
+    def _validate_on(self, entries: Sequence[Entry]) -> Validation | None:
+        """None without such episodes."""
+        if not entries:
+            return None
+        settings, names = self._settings, self._data.embodiment.action.names
+        size = settings.batch_size // settings.accumulate
+        return Validation(self._read(entries), self._statistics, names, settings.val_samples, size)
+
+    def _begin(self) -> None:
+        settings = self._settings
+        path = settings.out / SETTINGS
+        if not settings.resume and (settings.out / STATE).is_dir():
+            raise ValueError(
+                f"out: expected a new folder, {settings.out} holds a run: --resume continues it"
+            )
+        settings.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings.to_json(), indent=1) + "\n")
+        if settings.resume:
+            self._trainer.restore()
+
+    def _estimate(self) -> int:
+        tokens = len(self._source.prompt(0)) + len(self._source.target(0))
+        return memory.estimate_bytes(self._learner, self._settings, tokens, 1)
+
+    def _export(self, step: int, metrics: dict[str, float]) -> None:
+        is_last = step == self._settings.steps
+        out = self._settings.out
+        folder = out / CHECKPOINT if is_last else out / CHECKPOINTS / f"step_{step}"
+        card = {
+            "description": f"{self._config.kind} fine-tuned on {self._data.embodiment.name}",
+            "step": step,
+            "samples": step * self._settings.batch_size,
+            "metrics": metrics,
+            "bags": export.bags(self._entries, folder),
+            "settings": self._settings.to_json(),
+            "parameters": sum(p.numel() for p in self._learner.model.parameters()),
+            "git_revision": git_revision(),
+            "torch": torch.__version__,
+            "wall_s": round(self._trainer.wall_s, 1),
+        }
+        model, tokenizer = self._learner.model, self._tokenizer
+        export.export(folder, model, tokenizer, self._fast, self._data, self._statistics, card)
+
+
+def _fast(settings: Settings, config: NoraConfig) -> FastTokenizer | None:
+    """Of the option, else of the checkpoint; None for a network without token head."""
+    if config.token_head is None:
+        return None
+    if settings.fast is None:
+        return checkpoint.load_fast(settings.init, config)
+    found = FastTokenizer.load(settings.fast)
+    if found.vocab_size > config.num_action_tokens:
+        raise ValueError(
+            f"fast: expected at most {config.num_action_tokens} tokens, got {found.vocab_size}"
+        )
+    return found
+
+
+def _check_same(settings: Settings) -> None:
+    path = settings.out / SETTINGS
+    if not path.is_file():
+        return
+    before, now = json.loads(path.read_text()), settings.to_json()
+    for name in settings.what_counts():
+        if before.get(name) != now[name]:
+            raise ValueError(
+                f"{name}: expected {before.get(name)!r} as at the start of {settings.out}, "
+                f"got {now[name]!r}"
+            )
