@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from nora_bringup.bags.definitions import Definitions, message_folders
 from nora_bringup.bags.label import Label, Provenance, episode_folder
 from nora_bringup.bags.provenance import provenance
+from nora_bringup.children import dies_with_parent
 from nora_bringup.graph import embodiment_file
 from nora_bringup.sim.cell import Cell
 from nora_bringup.sim.cell_bag import CellBag, open_label
@@ -114,7 +115,8 @@ class Demos:
         else:
             text = json.dumps(dataclasses.asdict(settings), indent=1) + "\n"
             file.write_text(text, encoding="utf-8")
-        shutil.rmtree(self.out / HALF, ignore_errors=True)
+        if (half := self.out / HALF).exists():
+            shutil.rmtree(half)
         return [i for i in range(self.episodes) if not episode_folder(self.out, i).exists()]
 
     def run(self, episodes: list[int]) -> Iterator[Demo]:
@@ -124,13 +126,14 @@ class Demos:
         work = partial(make, self, origin)
         os.environ.update(ONE_THREAD)
         context = get_context("spawn")  # OpenGL does not survive a fork
-        with ProcessPoolExecutor(min(self.workers, len(episodes)), context) as pool:
+        num_workers = min(self.workers, len(episodes))
+        with ProcessPoolExecutor(num_workers, context, _begin, (dies_with_parent(),)) as pool:
             waiting = [pool.submit(work, episode) for episode in episodes]
             try:
                 for future in as_completed(waiting):
                     yield future.result()
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
 
     def load(self) -> list[Demo]:
         """Of every episode that is there."""
@@ -164,6 +167,12 @@ def make(demos: Demos, origin: Provenance, episode: int) -> Demo:
     (half / DEMO).write_text(text, encoding="utf-8")
     half.rename(folder)
     return demo
+
+
+def _begin(die: Callable[[], None]) -> None:
+    """A process that ends with its parent; a Ctrl-C reaches it only through that."""
+    die()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @cache
