@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import re
+import io
+import os
 import signal
 import subprocess
 import sys
@@ -19,17 +20,20 @@ from scipy.stats import binomtest
 
 from nora_bringup.graph import config_dir
 from nora_bringup.sim.cell import Cell
+from nora_bringup.sim.expert import Expert
+from nora_bringup.sim.expert import Scene as ExpertScene
 from nora_bringup.sim.simulator import Simulator
+from nora_bringup.sim.task import parse
 from nora_bringup.trials.cli import Trials, run_trials
 from nora_bringup.trials.log import Log, identity
 from nora_bringup.trials.protocol import Protocol, Scene, instructions, jobs
-from nora_bringup.trials.record import Job, Record, Result, Setup, record_of, to_line
+from nora_bringup.trials.record import Job, Record, Result, Setup, record_of, result_of, to_line
 from nora_bringup.trials.sheet import write_sheet
 from nora_bringup.trials.statistics import mcnemar, share
 from nora_policy.embodiment import Embodiment
 from nora_policy.models import tiny
 from nora_policy.types import ActionChunk, Observation
-from nora_training.rollout import observe, roll_out
+from nora_training.rollout import observe, roll_out, serve
 
 EMBODIMENT = config_dir() / "embodiments/sim_widowx.yaml"
 SCENE = Scene(("red cube", "green cylinder", "blue ball"), ("plate", "bowl"))
@@ -265,6 +269,43 @@ def setup(seconds=2.0, delay_s=0.1, video="none", video_dir=""):
     return Setup(str(EMBODIMENT), 32, delay_s, seconds, video, str(video_dir))
 
 
+class ExpertAgent:
+    """Looks at the truth instead of the images."""
+
+    def __init__(self, cell):
+        self.cell = cell
+
+    def reseed(self, seed):
+        pass
+
+    def infer(self, observation):
+        cell, simulator = self.cell, self.cell.simulator
+        task = parse(observation.instruction, simulator.objects, simulator.receptacles)
+        state = cell.arm_state()
+        scene = ExpertScene(
+            cell.target.pose.position_m,
+            cell.kinematics.forward(state.joints_rad).position_m,
+            state.gripper,
+            simulator.object_positions,
+            simulator.radii_m,
+        )
+        action_A = Expert(task, cell.embodiment.workspace).step(scene)
+        return Follower(action_A).infer(observation)
+
+
+def test_an_expert_succeeds_and_the_trial_ends_when_it_is_sure(cell):
+    found = roll_out(cell, ExpertAgent(cell), job(seed=7), setup(seconds=20.0, delay_s=0.0))
+    assert (found.outcome, found.reached, found.distractor_grasps) == ("success", True, 0)
+    assert found.error == ""
+    assert 0.5 < found.grasp_s < found.duration_s < 15.0
+    assert found.object_m < 0.075
+    told = "put the blue ball on the plate"
+    other = Job("a", "", "flow", "shuffled_instruction", 7, CUBE, told)
+    found = roll_out(cell, ExpertAgent(cell), other, setup(seconds=10.0, delay_s=0.0))
+    assert (found.outcome, found.reached, found.distractor_grasps) == ("failure", False, 1)
+    assert found.duration_s == pytest.approx(10.0, abs=0.2)
+
+
 @pytest.mark.parametrize("delay_s", [0.0, 0.06, 0.1])
 def test_a_rollout_shows_one_image_per_step_so_long_before_it(cell, delay_s):
     agent = Follower([0.0, 0.0, -0.01, 0.0, 0.0, 0.0, 1.0])
@@ -323,30 +364,53 @@ def test_videos_are_kept_as_asked(cell, tmp_path):
     assert (pictures[0] != pictures[-1]).mean() > 0.01
 
 
-# the command
+def test_a_worker_answers_every_trial_the_same_way_each_time(study):
+    protocol = Protocol.load(study / "study.yaml")
+    jobs_ = jobs(protocol, SCENE)
+    request = to_line(setup(seconds=0.4)) + "".join(map(to_line, jobs_))
+    answers = [serve_text(request), serve_text(request)]
+    assert answers[0] == answers[1]
+    results = [result_of(line) for line in answers[0].splitlines()]
+    assert len(results) == len(jobs_)
+    assert {(found.chunks, found.error) for found in results} == {(2, "")}
+    assert len({(found.tool_m, found.object_m) for found in results}) > 2
+    broken = to_line(setup()) + to_line(job())
+    with pytest.raises(FileNotFoundError, match="folder"):
+        serve_text(broken)
 
 
-def command(study, out, *arguments):
-    module = [sys.executable, "-m", "nora_bringup.trials.cli", str(study / "study.yaml")]
-    return [*module, "--out", str(out), "--workers", "2", *arguments]
+def serve_text(request: str) -> str:
+    answers = io.StringIO()
+    serve(io.StringIO(request), answers)
+    return answers.getvalue()
 
 
-def run(study, out, *arguments):
-    return subprocess.run(
-        command(study, out, *arguments), capture_output=True, text=True, timeout=100, check=False
+# the command, with workers that start at once
+
+FAKE = "from nora_bringup.trials import cli, workers; workers.MODULE = 'fake_rollout'; cli.main()"
+
+
+def start(study, out, *arguments):
+    given = [str(study / "study.yaml"), "--out", str(out), "--workers", "2", *arguments]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, "-c", FAKE, *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
 
 
 def test_trials_go_on_after_a_stop_and_end_the_same(study, tmp_path):
-    started = subprocess.Popen(
-        command(study, tmp_path / "a"), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    log = tmp_path / "a/trials.jsonl"
+    started = start(study, tmp_path)
+    log = tmp_path / "trials.jsonl"
     deadline = time.monotonic() + 60
     while not (log.is_file() and log.read_text().count("\n")):
         assert started.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.01)
     workers = children(started.pid)
     assert len(workers) == 2
     started.send_signal(signal.SIGINT)
@@ -355,16 +419,15 @@ def test_trials_go_on_after_a_stop_and_end_the_same(study, tmp_path):
     assert "the same command goes on" in said
     assert "Traceback" not in said
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    num_before = log.read_text().count("\n")
-    done = run(study, tmp_path / "a")
-    assert done.returncode == 0, done.stderr
-    lines = log.read_text().splitlines()
-    assert 1 <= num_before <= len(lines) == 6
-    keys = [record_of(line).job.key for line in lines]
-    assert len(set(keys)) == 6
-    videos = {path.stem for path in (tmp_path / "a/videos").glob("[!.]*.mp4")}
-    assert videos == set(keys)
-    assert "| a | normal | 2 |" in done.stdout
+    before = log.read_text()
+    assert before.count("\n") < 6
+    done = start(study, tmp_path)
+    sheet, said = done.communicate(timeout=60)
+    assert done.returncode == 0, said
+    assert log.read_text().startswith(before)
+    keys = [record_of(line).job.key for line in log.read_text().splitlines()]
+    assert len(set(keys)) == len(keys) == 6
+    assert "| a | normal | 2 | 0% [0%, 66%] | 100% [34%, 100%] |" in sheet
 
 
 def children(pid):
@@ -372,12 +435,14 @@ def children(pid):
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
-def test_a_checkpoint_that_cannot_be_used_is_one_line_and_exit_code_2(study, tmp_path):
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    done = run(study, tmp_path / "out", "--folders", "a", str(broken), "b", str(broken))
+def test_a_worker_that_cannot_go_on_is_one_line_and_exit_code_2(study, tmp_path):
+    (tmp_path / "broken").mkdir()
+    broken = ("--folders", "a", str(tmp_path / "broken"), "b", str(tmp_path / "broken"))
+    done = start(study, tmp_path / "out", *broken)
+    _, said = done.communicate(timeout=60)
     assert done.returncode == 2
-    assert re.fullmatch(r"error: worker ended with exit code 2: .*broken.*", done.stderr.strip())
+    assert said.splitlines()[-1] == "error: worker ended with exit code 1: no weights"
+    assert "Traceback" not in said
 
 
 def test_bad_input_is_refused_before_anything_starts(study, tmp_path):

@@ -1,0 +1,122 @@
+"""The operator of a real robot, over real pipes and terminals; blind order and names."""
+
+from __future__ import annotations
+
+import os
+import pty
+import termios
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nora_bringup.trials.blind import blind_names, blind_order
+from nora_bringup.trials.operator import Keys, Operator, Verdict
+from nora_bringup.trials.record import Job
+
+
+@pytest.fixture
+def pipe():
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def operator(reader, said=None):
+    return Operator(Keys(reader), (said if said is not None else []).append)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (b"s", Verdict("success", 0)),
+        (b"P", Verdict("partial", 0)),
+        (b"ddf", Verdict("failure", 2)),
+        (b"x \nds", Verdict("success", 1)),
+        (b"dr", Verdict(None, 1)),
+    ],
+)
+def test_one_key_is_the_verdict(pipe, keys, expected):
+    reader, writer = pipe
+    said = []
+    asked = operator(reader, said)
+    os.write(writer, b"\n" + keys)
+    asked.begin("trial 1 of 2, policy A", "scene 5")
+    assert "policy A" in said[0]
+    assert "scene 5" in said[0]
+    assert asked.verdict() == expected
+
+
+def test_keys_during_the_trial_end_it_and_none_do_not(pipe):
+    reader, writer = pipe
+    asked = operator(reader)
+    os.write(writer, b"sf\n")  # of before: not this trial's
+    asked.begin("trial 1 of 2", "")
+    assert not asked.has_decided()
+    os.write(writer, b"d")
+    assert not asked.has_decided()
+    os.write(writer, b"p")
+    assert asked.has_decided()
+    assert asked.verdict() == Verdict("partial", 1)
+    os.write(writer, b"\nf")
+    asked.begin("trial 2 of 2", "")
+    assert asked.verdict() == Verdict("failure", 0)  # nothing is left of the trial before
+
+
+def test_the_end_of_the_input_is_no_verdict():
+    reader, writer = os.pipe()
+    os.write(writer, b"\n")
+    os.close(writer)
+    asked = operator(reader)
+    asked.begin("trial 1 of 1", "")
+    with pytest.raises(RuntimeError, match="operator: expected a key, got the end of the input"):
+        asked.verdict()
+    os.close(reader)
+
+
+def test_a_terminal_needs_no_enter_and_is_left_as_it_was():
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    with Keys(theirs) as keys:
+        assert keys.pressed() is None
+        os.write(ours, b"s")
+        assert keys.wait() == "s"
+        assert termios.tcgetattr(theirs)[3] & termios.ISIG  # Ctrl-C works
+        assert termios.tcgetattr(theirs) != before
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+def jobs(names, num_scenes):
+    return tuple(
+        Job(name, name, "flow", "normal", seed, "lift the red cube", "lift the red cube")
+        for seed in range(num_scenes)
+        for name in names
+    )
+
+
+NAMES = st.lists(st.text(min_size=1), min_size=1, max_size=30, unique=True)
+
+
+@given(NAMES, st.integers(1, 8))
+def test_blind_order_keeps_scenes_together_and_loses_no_trial(names, num_scenes):
+    before = jobs(names, num_scenes)
+    after = blind_order(before)
+    assert sorted(job.key for job in after) == sorted(job.key for job in before)
+    assert [job.seed for job in after] == [job.seed for job in before]
+    assert after == blind_order(before)
+
+
+def test_either_policy_comes_first_about_as_often():
+    first = [job.checkpoint for job in blind_order(jobs(["a", "b"], 200))[::2]]
+    assert 70 < first.count("a") < 130
+
+
+@given(NAMES, st.integers(0, 2**31))
+def test_blind_names_are_distinct_and_say_nothing_but_their_letter(names, seed):
+    letters = blind_names(names, seed)
+    assert list(letters) == names
+    assert len(set(letters.values())) == len(names)
+    assert letters == blind_names(names, seed)
