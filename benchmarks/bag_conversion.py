@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+import yaml
 from machine import processor
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -146,9 +147,18 @@ class Cost:
     peak_mb: float
 
 
+def one_camera(folder: Path) -> Path:
+    """The simulated robot's file with its first camera alone."""
+    data = yaml.safe_load(CONFIG.read_text())
+    path = folder / CONFIG.name
+    path.write_text(yaml.safe_dump({**data, "cameras": data["cameras"][:1]}))
+    return path
+
+
 def convert(bags: Path, out: Path, workers: int) -> Cost:
+    config = one_camera(bags.parent)
     command = [sys.executable, "-m", "nora_training.cli", "build", "--bags", str(bags)]
-    command += ["--out", str(out), "--embodiment", str(CONFIG), "--workers", str(workers)]
+    command += ["--out", str(out), "--embodiment", str(config), "--workers", str(workers)]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

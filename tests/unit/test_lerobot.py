@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from demo_bags import CONFIG, EMBODIMENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from nora_policy.embodiment import Embodiment
 from nora_training import cli
 from nora_training.dataset import (
     EPISODES,
@@ -33,8 +33,9 @@ from nora_training.dataset import (
 from nora_training.lerobot import exporting
 from nora_training.lerobot.video import VideoReader, VideoWriter
 
+CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 SIZE = 32
-CAMERAS = [camera.name for camera in EMBODIMENT.cameras]
+CAMERAS = [camera.name for camera in Embodiment.load(CONFIG).cameras]
 NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 INT64 = st.integers(-(2**63), 2**63 - 1)
 

@@ -6,35 +6,23 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from nora_policy import schema
 from nora_policy.embodiment import Embodiment
-from nora_policy.preprocess import orient, resize
-from nora_training.alignment import Int64
-from nora_training.bags import Bag, bag_sha256, find_bags
+from nora_training.bags import find_bags
 from nora_training.dataset import (
     EMBODIMENT,
     EPISODES,
     INDEX,
-    NO_IMAGE,
     Entry,
     Settings,
-    Steps,
-    create_images,
-    save_episode,
     write_index,
 )
-from nora_training.episodes import Episode, observations, read_episode
 from nora_training.motion import Choice
 
 
@@ -101,14 +89,13 @@ class Build:
 
     def run(self, bags: list[Path]) -> Iterator[Result]:
         """Convert, one result per bag as they come."""
-        work = partial(convert, self)
         if self.workers == 1:
-            yield from map(work, bags)
+            yield from (_convert(self, bag) for bag in bags)
             return
         # Fresh processes: threads of torch do not survive a fork.
         context = get_context("spawn")
-        with ProcessPoolExecutor(self.workers, context, torch.set_num_threads, (1,)) as pool:
-            for future in as_completed([pool.submit(work, bag) for bag in bags]):
+        with ProcessPoolExecutor(self.workers, context, _start) as pool:
+            for future in as_completed([pool.submit(_convert, self, bag) for bag in bags]):
                 yield future.result()
 
     def finish(self, results: list[Result]) -> None:
@@ -123,66 +110,14 @@ class Build:
         return Settings(self.image_size, self.source, digest)
 
 
-def convert(build: Build, bag: Path) -> Result:
-    """One bag into its folder, unless that is there."""
-    try:
-        sha256 = bag_sha256(bag)
-        done = build.out / EPISODES / sha256[:16] / "episode.json"
-        if done.is_file():
-            return Result(bag, schema.build(Entry, json.loads(done.read_text())))
-        embodiment = Embodiment.load(build.embodiment)
-        with Bag.open(bag) as opened:
-            entry = _write(opened, embodiment, build, sha256)
-    except ValueError as error:
-        return Result(bag, None, str(error))
-    return Result(bag, entry, is_new=True)
+# Imported by the processes that convert: the one that waits for them does without torch.
+def _start() -> None:
+    from nora_training.conversion import be_one_of_many
+
+    be_one_of_many()
 
 
-def _write(bag: Bag, embodiment: Embodiment, build: Build, sha256: str) -> Entry:
-    """Into a hidden folder first, which gets its name when it is complete."""
-    episode = read_episode(bag, embodiment, build.source)
-    half = Path(tempfile.mkdtemp(prefix=".", dir=build.out / EPISODES))
-    try:
-        image_stamps_N = _write_images(half, bag, episode, embodiment, build.image_size)
-        steps = Steps(episode.stamps_N, image_stamps_N, episode.actions_NA, episode.measured_N6)
-        entry = Entry(
-            sha256=sha256,
-            bag=str(bag.folder),
-            instruction=episode.instruction,
-            outcome=episode.outcome.name,
-            source=episode.source,
-            num_periods=episode.num_periods,
-            num_steps=len(episode.stamps_N),
-            num_observed=int(steps.is_observed_N.sum()),
-        )
-        save_episode(half, entry, steps)
-        if not half.with_name(entry.folder).exists():  # of a copy of the same bag
-            half.rename(half.with_name(entry.folder))
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
-    return entry
+def _convert(build: Build, bag: Path) -> Result:
+    from nora_training.conversion import convert
 
-
-def _write_images(
-    folder: Path, bag: Bag, episode: Episode, embodiment: Embodiment, size: int
-) -> Int64:
-    """One file per camera; the stamps (N,) of the oldest image of each step.
-
-    Raises:
-        ValueError: no step has an observation.
-    """
-    cameras, num_steps = embodiment.cameras, len(episode.stamps_N)
-    files = [create_images(folder, camera.name, num_steps, size) for camera in cameras]
-    stamps_N = np.full(num_steps, NO_IMAGE)
-    problem = ""
-    for i, seen in enumerate(observations(bag, episode, embodiment)):
-        if isinstance(seen, str):
-            problem = seen
-            continue
-        stamps_N[i] = seen.stamp_ns
-        for file, camera, rgb_HW3 in zip(files, cameras, seen.images, strict=True):
-            # A copy, because torch warns of arrays that it may not write to.
-            file[i] = resize(orient(rgb_HW3.copy(), camera), size, size)
-    if (stamps_N == NO_IMAGE).all():
-        raise ValueError(f"expected images at the steps, got none: {problem}")
-    return stamps_N
+    return convert(build, bag)

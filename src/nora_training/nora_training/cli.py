@@ -17,10 +17,9 @@ from nora_training.build import Build, Result
 from nora_training.dataset import Dataset, Entry, statistics_json
 from nora_training.lerobot.exporting import Export
 from nora_training.lerobot.importing import Import
-from nora_training.quality import assess
-from nora_training.report import write_report
-from nora_training.view import write_video
 
+# Torch and matplotlib are imported where they are used: a build, and each of its processes, would
+# otherwise spend more time on them than on a short bag.
 BAD_BAGS, BAD_INPUT, INTERRUPTED = 1, 2, 130
 Root = tyro.conf.Positional[Path]
 
@@ -110,6 +109,9 @@ def _check(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
         root: the data set.
         selection: whose quantiles the actions are held against.
     """
+    from nora_training.quality import assess
+    from nora_training.report import write_report
+
     dataset = Dataset.load(root)
     statistics = selection.statistics(dataset)
     quality = assess(dataset, statistics)
@@ -133,6 +135,8 @@ def _view(
         selection: whose quantiles the bars are drawn within.
         out: the file; `report/episode_N.mp4` in the data set if not given.
     """
+    from nora_training.view import write_video
+
     dataset = Dataset.load(root)
     if not 0 <= episode < len(dataset.entries):
         raise ValueError(f"episode: expected 0 ... {len(dataset.entries) - 1}, got {episode}")
