@@ -161,7 +161,7 @@ def make(demos: Demos, origin: Provenance, episode: int) -> Demo:
     bag = CellBag(half, cell, embodiment, definitions, open_label(episode, instruction, origin))
     demonstration = Demonstration(cell, embodiment, course, bag)
     demonstration.run()
-    label = bag.close(f"seed {seed}")
+    label = bag.close(f"scripted expert in simulation, scene seed {seed}")
     demo = _summary(label, cell, demonstration, course)
     text = json.dumps(dataclasses.asdict(demo), indent=1) + "\n"
     (half / DEMO).write_text(text, encoding="utf-8")

@@ -11,16 +11,15 @@ from nora_bringup.bags.definitions import Definitions, header_stamp_ns
 from nora_bringup.bags.label import Label, Provenance
 from nora_bringup.bags.messages import Encoded, Encoder
 from nora_bringup.bags.writer import BagWriter, Topic
+from nora_bringup.graph import NAMESPACE
+from nora_bringup.recorder.recorder import AUDIT, BY_OPERATOR
 from nora_bringup.sim.cell import Cell
 from nora_bringup.sim.kinematics import GRIPPER_JOINT
 from nora_policy.embodiment import Embodiment
 from nora_policy.safety import SafeTarget
 from nora_policy.types import Frame
 
-NAMESPACE = "/nora/"
 COMMAND = "bridge/command"
-AUDIT = "audit.md"
-BY_OPERATOR = "operator"
 
 
 class CellBag:
@@ -143,4 +142,4 @@ def open_label(episode: int, instruction: str, provenance: Provenance) -> Label:
 
 
 def _resolve(name: str) -> str:
-    return name if name.startswith("/") else NAMESPACE + name
+    return name if name.startswith("/") else f"/{NAMESPACE}/{name}"

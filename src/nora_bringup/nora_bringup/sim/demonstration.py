@@ -101,12 +101,17 @@ class Demonstration:
         self.num_nudges += 1
         action_A = _rest(gripper)
         action_A[:3] = nudge_3
-        self._do(action_A, UNLABELLED)
+        self._play(action_A)
         for _ in range(NUDGE_PERIODS - 1):
-            self._pass_time(UNLABELLED)
+            self._pass_time(UNLABELLED, is_seen=False)
+        self._pass_time(UNLABELLED)
 
     def _do(self, action_A: Float64, topic: str) -> None:
         """One step, and the image for the next."""
+        self._play(action_A)
+        self._pass_time(topic)
+
+    def _play(self, action_A: Float64) -> None:
         action = self._action
         self._cell.play(
             ActionChunk(
@@ -118,10 +123,9 @@ class Demonstration:
                 action.frame,
             )
         )
-        self._pass_time(topic)
 
-    def _pass_time(self, topic: str) -> None:
-        """One step period."""
+    def _pass_time(self, topic: str, is_seen: bool = True) -> None:
+        """One step period, with or without a look."""
         cell, bag, age_s = self._cell, self._bag, self._course.age_s
 
         def on_tick(_: int, target: SafeTarget | None) -> None:
@@ -129,8 +133,9 @@ class Demonstration:
                 bag.tick(target, topic)
 
         cell.advance(self._action.step_period_s - age_s, on_tick)
-        self._image_ns = cell.now_ns
-        if bag is not None:
+        if is_seen:
+            self._image_ns = cell.now_ns
+        if is_seen and bag is not None:
             bag.look(cell.observe())
         cell.advance(age_s, on_tick)
 
