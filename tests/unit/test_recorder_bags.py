@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ from nora_bringup.bags.provenance import provenance
 from nora_bringup.bags.repair import damage_of, repair
 from nora_bringup.bags.scan import McapScan
 from nora_bringup.bags.writer import BagWriter, Topic
+from nora_bringup.recorder.commands import Check, Repair, check_bags, repair_bags
 
 SOURCE = Path(__file__).parents[2] / "src"
 INFINITE = QosTime(9223372036, 854775807)
@@ -145,6 +147,37 @@ def test_qos_is_written_as_jazzy_reads_it(tmp_path):
     with Reader(path) as reader:
         (connection,) = reader.connections
         assert connection.ext.offered_qos_profiles == [SENSOR]
+
+
+def test_metadata_are_what_rosbag2_of_jazzy_decodes(tmp_path):
+    """Field by field with `rosbag2_storage/yaml.hpp`, and the lists of its `qos.cpp`."""
+    write(tmp_path / "bag", [(topic.name, 5, b"x" * 20) for topic in TOPICS])
+    about = yaml.safe_load((tmp_path / "bag/metadata.yaml").read_text())
+    about = about["rosbag2_bagfile_information"]
+    types = {"version": int, "storage_identifier": str, "message_count": int, "files": list}
+    types |= {"duration": dict, "starting_time": dict, "topics_with_message_count": list}
+    types |= {"compression_format": str, "compression_mode": str, "relative_file_paths": list}
+    types |= {"custom_data": dict, "ros_distro": str}
+    assert {name: type(value) for name, value in about.items()} == types
+    assert all(type(text) is str for pair in about["custom_data"].items() for text in pair)
+    (file,) = about["files"]
+    assert [file["path"]] == about["relative_file_paths"]
+    for times in (about, file):
+        assert set(times["starting_time"]) == {"nanoseconds_since_epoch"}
+        assert times["starting_time"]["nanoseconds_since_epoch"] == 5
+        assert times["duration"]["nanoseconds"] >= 0
+    for information in about["topics_with_message_count"]:
+        assert set(information) == {"topic_metadata", "message_count"}
+        topic = information["topic_metadata"]
+        assert topic["serialization_format"] == "cdr"
+        assert re.fullmatch(r"RIHS01_[0-9a-f]{64}", topic["type_description_hash"])
+        assert isinstance(topic["offered_qos_profiles"], list)  # text before version 9
+        for qos in topic["offered_qos_profiles"]:
+            names = {"history", "depth", "reliability", "durability", "liveliness"}
+            times = {"deadline", "lifespan", "liveliness_lease_duration"}
+            assert set(qos) == {*names, *times, "avoid_ros_namespace_conventions"}
+            assert all(set(qos[name]) == {"sec", "nsec"} for name in times)
+            assert all(isinstance(qos[name], str) for name in names - {"depth"})
 
 
 def test_a_topic_keeps_its_type_and_a_folder_its_bag(tmp_path):
@@ -301,9 +334,116 @@ def test_a_bag_of_another_storage_or_none_is_not_touched(tmp_path):
     store = get_typestore(Stores.ROS2_JAZZY)
     with Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
         writer.add_connection("/a", "std_msgs/msg/String", typestore=store)
-    with pytest.raises(ValueError, match=r"expected a folder with an .mcap file, found none"):
-        repair(path)
+    assert repair(path) is None
     assert damage_of(path) == ""
+    (path / "bag.db3").unlink()
+    with pytest.raises(ValueError, match=r"expected a folder with a file of .*, found none"):
+        repair(path)
+
+
+def sqlite_bag(path: Path, version: int = 9, num: int = 200, size: int = 3000) -> Written:
+    """Messages of two topics, large enough for pages of their own."""
+    messages = [
+        (f"/{'ab'[i % 2]}", i + 1, i.to_bytes(4, "little") + b"x" * size) for i in range(num)
+    ]
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with Writer(path, version=version, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        connections = {
+            name: writer.add_connection(
+                name, "std_msgs/msg/String", typestore=store, offered_qos_profiles=[SENSOR]
+            )
+            for name in ("/a", "/b")
+        }
+        for name, stamp_ns, data in messages:
+            writer.write(connections[name], stamp_ns, data)
+    return messages
+
+
+@pytest.mark.parametrize("version", [8, 9])
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.3])
+def test_a_sqlite_bag_without_its_end_keeps_what_is_before_it(tmp_path, version, share):
+    path = tmp_path / "bag"
+    messages = sqlite_bag(path, version)
+    (path / "metadata.yaml").unlink()
+    file = path / "bag.db3"
+    os.truncate(file, int(share * file.stat().st_size))
+    torn = file.read_bytes()
+    report = repair(path)
+    kept = read(path)
+    assert kept == messages[: len(kept)]
+    assert len(kept) >= 0.8 * share * len(messages)
+    assert (len(kept) == len(messages)) == (share == 1.0) == (not report.damages)
+    assert (path / "bag.db3.damaged").read_bytes() == torn
+    assert check(path, {"/a": Expectation()}).is_green
+    with Reader(path) as reader:
+        assert all(c.ext.offered_qos_profiles == [SENSOR] for c in reader.connections)
+    assert repair(path) is None
+
+
+OPEN_TRANSACTION = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute(f"PRAGMA journal_mode={sys.argv[2]}")
+database.execute("PRAGMA cache_size=1")  # pages leave for the file before the end
+add = "INSERT INTO messages(topic_id, timestamp, data) VALUES (1, ?, ?)"
+database.execute(add, (1000, bytes(3000)))
+database.execute("BEGIN")
+for stamp_ns in range(2000, 2050):
+    database.execute(add, (stamp_ns, bytes(3000)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("mode", "left"), [("DELETE", "-journal"), ("WAL", "-wal")])
+def test_of_a_killed_sqlite_writer_the_open_transaction_is_rolled_back(tmp_path, mode, left):
+    path = tmp_path / "bag"
+    messages = sqlite_bag(path, num=20)
+    before = damage_of(path)
+    killed = [sys.executable, "-c", OPEN_TRANSACTION, str(path / "bag.db3"), mode]
+    subprocess.run(killed, check=False)
+    assert (path / f"bag.db3{left}").stat().st_size
+    assert before == ""
+    assert "a transaction was cut off" in damage_of(path)
+    with pytest.raises(ValueError, match="Try `nora bags repair`"):
+        check(path, {})
+    repair(path)
+    assert read(path) == [*messages, ("/a", 1000, bytes(3000))]
+    names = {p.name for p in path.iterdir()}
+    assert {"bag.mcap", "bag.db3.damaged", f"bag.db3{left}.damaged", "repair.md"} <= names
+    assert not any(name.startswith(".repair") for name in names)
+
+
+def test_a_sqlite_bag_that_is_being_written_is_left_alone(tmp_path):
+    path = tmp_path / "bag"
+    sqlite_bag(path, num=5)
+    (path / "metadata.yaml").unlink()
+    script = (
+        "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('BEGIN EXCLUSIVE');"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(path / "bag.db3")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as writer:
+        writer.stdout.readline()
+        with pytest.raises(ValueError, match="expected a closed file, it is being written"):
+            repair(path)
+        writer.stdin.close()
+    assert repair(path) is not None
+
+
+def test_a_folder_of_bags_stands_for_all_of_them(tmp_path, capsys):
+    for name in ("a/episode_0", "b/episode_1"):
+        (tmp_path / name).parent.mkdir()
+        write(tmp_path / name, [(TOPICS[2].name, 5, b"....")])
+    assert check_bags(Check((tmp_path,))) == 0
+    assert capsys.readouterr().out.count(": green") == 2
+    os.truncate(tmp_path / "b/episode_1/episode_1.mcap", 400)
+    assert check_bags(Check((tmp_path,))) == 1
+    (tmp_path / "empty").mkdir()
+    assert repair_bags(Repair((tmp_path / "a", tmp_path / "empty"))) == 1
+    said = capsys.readouterr()
+    assert "episode_0: nothing to repair" in said.out
+    assert "expected a folder with a file of" in said.err
 
 
 KILLED = """

@@ -12,14 +12,16 @@ from pathlib import Path
 import yaml
 from rosbags.rosbag2 import Reader
 
-from nora_bringup.bags.definitions import NS_PER_S, Definitions
+from nora_bringup.bags.definitions import NS_PER_S, Definitions, message_folders
 from nora_bringup.bags.label import LABEL, Label
 from nora_bringup.bags.scan import TORN, McapScan
+from nora_bringup.bags.sqlite_scan import DAMAGED, SqliteScan, leftovers
 from nora_bringup.bags.writer import BagWriter
 
-DAMAGED = ".damaged"
+STORAGES = (".mcap", ".db3")
 METADATA = "metadata.yaml"
 REPORT = "repair.md"
+SQLITE_LOCKS = 0x40000000  # where SQLite locks a file it writes to
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class RepairReport:
 
 def damage_of(folder: Path) -> str:
     """Why a bag cannot be read to its end with index and metadata; empty if it can."""
+    if cut_off := [path.name for db3 in folder.glob("*.db3") for path in leftovers(db3)]:
+        return f"a transaction was cut off: {', '.join(cut_off)}"
     try:
         with Reader(folder) as reader:
             found = sum(1 for _ in reader.messages())
@@ -67,10 +71,11 @@ def damage_of(folder: Path) -> str:
 def repair(folder: Path) -> RepairReport | None:
     """Rewrite the readable part of a bag in place, the damaged files beside it as `*.damaged`.
 
-    May be interrupted and called again. Returns None when there is nothing to repair.
+    What was a `.db3` file becomes an `.mcap` file. May be interrupted and called again. Returns
+    None when there is nothing to repair.
 
     Raises:
-        ValueError: not an MCAP bag, one that is being written, or not one message is readable;
+        ValueError: not a bag, one that is being written, or not one message is readable;
             nothing is changed.
         OSError: the disk has no room for the readable part beside the damaged file.
     """
@@ -81,7 +86,8 @@ def repair(folder: Path) -> RepairReport | None:
     shutil.rmtree(workshop, ignore_errors=True)
     try:
         report = _rewrite(folder, sources, workshop / folder.name)
-        for path in (*sources, folder / METADATA):
+        companions = [path for source in sources for path in leftovers(source)]
+        for path in (*sources, *companions, folder / METADATA):
             if path.exists() and not path.name.endswith(DAMAGED):
                 path.rename(path.with_name(path.name + DAMAGED))
         for path in (workshop / folder.name).iterdir():
@@ -94,20 +100,28 @@ def repair(folder: Path) -> RepairReport | None:
 
 def _sources(folder: Path) -> list[Path]:
     """The files as they were recorded, also when a repair was cut off or is repeated."""
-    found = {path.name: path for path in folder.glob("*.mcap")}
-    damaged = {path.stem: path for path in folder.glob(f"*.mcap{DAMAGED}")}
+    found = {path.name: path for suffix in STORAGES for path in folder.glob(f"*{suffix}")}
+    damaged = {
+        path.stem: path for suffix in STORAGES for path in folder.glob(f"*{suffix}{DAMAGED}")
+    }
     if damaged:
         found.pop(f"{folder.name}.mcap", None)  # made of them
     found |= damaged
     if not found:
-        raise ValueError(f"{folder}: expected a folder with an .mcap file, found none")
+        raise ValueError(f"{folder}: expected a folder with a file of {STORAGES}, found none")
     for path in found.values():
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if _is_sqlite(path):
+                    fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 512, SQLITE_LOCKS)
             except BlockingIOError as error:
                 raise ValueError(f"{path}: expected a closed file, it is being written") from error
     return [found[name] for name in sorted(found)]
+
+
+def _is_sqlite(path: Path) -> bool:
+    return path.name.removesuffix(DAMAGED).endswith(".db3")
 
 
 def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
@@ -116,7 +130,12 @@ def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
     if free_bytes < total_bytes:
         raise OSError(f"{folder}: expected {total_bytes} bytes of free space, got {free_bytes}")
     definitions = Definitions.of_bag()
-    scans = [McapScan(path, definitions) for path in sources]
+    if any(_is_sqlite(path) for path in sources):
+        definitions = Definitions(message_folders())  # older ones hold none
+    scans = [
+        SqliteScan(path, definitions) if _is_sqlite(path) else McapScan(path, definitions)
+        for path in sources
+    ]
     messages = (message for scan in scans for message in scan.messages())
     counts: Counter[str] = Counter()
     stamps: list[int] = []

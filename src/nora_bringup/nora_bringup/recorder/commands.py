@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import tyro
 
 from nora_bringup.bags.audit import Expectation, expectations
 from nora_bringup.bags.check import check
-from nora_bringup.bags.repair import repair
+from nora_bringup.bags.repair import STORAGES, repair
 from nora_bringup.graph import NAMESPACE, embodiment_file
 from nora_policy.embodiment import Embodiment
 
@@ -20,6 +21,9 @@ class Repair:
     """Give bags that were cut off their index and metadata back, in place.
 
     The damaged file stays beside the new one as `*.damaged`.
+
+    Attributes:
+        folders: bags, or folders of bags at any depth.
     """
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
@@ -30,7 +34,7 @@ class Check:
     """Audit bags; exit code 1 if one is red or cannot be read.
 
     Attributes:
-        folders: bags of the recorder, or of plain `ros2 bag record`.
+        folders: bags of the recorder, or of plain `ros2 bag record`, or folders of them.
         embodiment: whose record list and limits hold; empty: whatever is in the bag.
     """
 
@@ -41,9 +45,9 @@ class Check:
 def repair_bags(command: Repair) -> int:
     """Exit code 1 if a bag could not be repaired."""
     num_failed = 0
-    for folder in command.folders:
+    for folder in find_bags(command.folders):
         try:
-            report = repair(folder.resolve())
+            report = repair(folder)
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             num_failed += 1
@@ -59,16 +63,29 @@ def check_bags(command: Check) -> int:
         embodiment = Embodiment.load(embodiment_file(command.embodiment))
         expected = expectations(embodiment, _full_name)
     num_bad = 0
-    for folder in command.folders:
+    for folder in find_bags(command.folders):
         try:
-            report = check(folder.resolve(), expected)
+            report = check(folder, expected)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             num_bad += 1
             continue
-        print(report.markdown(folder.resolve().name))
+        print(report.markdown(folder.name))
         num_bad += not report.is_green
     return int(num_bad > 0)
+
+
+def find_bags(folders: Iterable[Path]) -> list[Path]:
+    """Every folder below that holds a bag or what is left of one; itself where there is none."""
+    found: list[Path] = []
+    for folder in folders:
+        bags = {
+            path.parent
+            for path in folder.resolve().rglob("*")
+            if path.suffix in STORAGES and not path.parent.name.startswith(".")
+        }
+        found += sorted(bags) or [folder.resolve()]
+    return found
 
 
 def _full_name(name: str) -> str:
