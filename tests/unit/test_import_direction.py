@@ -91,6 +91,18 @@ def test_the_simulator_and_its_bags_import_neither_ros_nor_torch(path):
     assert not roots(imports(path)) & (ROS | TORCH | {"nora_training"})
 
 
+@pytest.mark.parametrize(
+    "path",
+    [*files(BRINGUP / "trials", BRINGUP / "trials/ros.py"), BRINGUP / "video.py"],
+    ids=name,
+)
+def test_trials_in_simulation_need_no_ros(path):
+    found = imports(path)
+    assert not roots(found) & ROS
+    needs_ros = {f"nora_bringup.{name}" for name in ("trial", "report", "demo", "standalone")}
+    assert not found & needs_ros
+
+
 @pytest.mark.parametrize("path", files(BRINGUP), ids=name)
 def test_bringup_never_imports_torch_or_training(path):
     found = imports(path)
