@@ -8,6 +8,7 @@ import demo_bags
 import numpy as np
 import pytest
 import torch
+import yaml
 from demo_bags import EMBODIMENT, INSTRUCTION, START_NS, STEP_NS
 from nora_msgs.msg import EndEffectorDelta
 from rclpy.parameter import Parameter
@@ -99,11 +100,10 @@ def late(records: list[demo_bags.Record]) -> list[demo_bags.Record]:
 def test_a_bag_gives_the_same_samples_live_and_offline(ros, tmp_path, storage):
     records = late(demo_bags.record(NUM_STEPS, images_per_step=5))
     bag = demo_bags.write(tmp_path / "bags/bag", records, storage)
-    text = demo_bags.CONFIG.read_text()
-    assert text.count("    max_age_s: 0.4\n") == 1
-    view = "    max_age_s: 0.4\n    rotation_deg: 90\n    crop: [4, 2, 56, 40]\n"
+    embodiment = yaml.safe_load(demo_bags.CONFIG.read_text())
+    embodiment["cameras"][0] |= {"rotation_deg": 90, "crop": [4, 2, 56, 40]}
     embodiment_file = tmp_path / "sim_widowx.yaml"
-    embodiment_file.write_text(text.replace("    max_age_s: 0.4\n", view))
+    embodiment_file.write_text(yaml.safe_dump(embodiment))
 
     build = Build((tmp_path / "bags",), tmp_path / "out", embodiment_file, workers=1)
     results = list(build.run(build.prepare()))
