@@ -206,7 +206,7 @@ def test_every_object_shows_in_the_picture(sim: Simulator) -> None:
 
 def test_unknown_camera_says_what_there_is(sim: Simulator) -> None:
     with pytest.raises(ValueError, match=r"available.*primary"):
-        sim.render("wrist")
+        sim.render("ceiling")
 
 
 def test_another_arm_is_refused() -> None:

@@ -69,7 +69,7 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_config(tokenizer: Tokenizer) -> NoraConfig:
+def make_config(tokenizer: Tokenizer, num_action_tokens: int = NUM_ACTION_TOKENS) -> NoraConfig:
     """About a million parameters at 224 px."""
     vocab = tokenizer.get_vocab()
     return NoraConfig(
@@ -113,7 +113,7 @@ def make_config(tokenizer: Tokenizer) -> NoraConfig:
         horizon=5,
         action_dim=7,
         action_token_min=vocab["<robot_action_0>"],
-        num_action_tokens=NUM_ACTION_TOKENS,
+        num_action_tokens=num_action_tokens,
         token_head=TokenHeadConfig(end_token=vocab["<|im_end|>"]),
     )
 

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# From nothing to a policy for the simulated arm: demonstrations, data set, training, trials.
+#
+# Every stage keeps what it has done: run it again after an interruption and it goes on. Sizes can be changed from
+# outside, for a quick look: EPISODES=60 STEPS=200 OUT=out/quick scripts/demo_policy.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out="${OUT:-out/demo_policy}"
+episodes="${EPISODES:-1000}"
+steps="${STEPS:-5000}"
+embodiment=src/nora_bringup/config/embodiments/sim_widowx.yaml
+
+stage() { printf '\n== %s\n' "$*"; }
+
+stage "1/4 demonstrations: $out/demos"
+nora-demos --episodes "$episodes" --out "$out/demos" --image-size 168
+
+stage "2/4 data set: $out/data"
+nora-dataset build --bags "$out/demos" --out "$out/data" --embodiment "$embodiment" --image-size 84 --val-fraction 0.03
+
+stage "3/4 training: $out/training (tensorboard --logdir $out/training)"
+[[ -f $out/untrained/card.json ]] || python -m nora_training.small --dataset "$out/data" --out "$out/untrained"
+nora-sft --dataset "$out/data" --init "$out/untrained" --out "$out/training" --resume \
+    --steps "$steps" --batch-size 64 --optimizer muon --lr 3e-3 --muon-lr 3e-3 --warmup 100 --clip 10 --ema 0.995 \
+    --keyframe-weight 5 --save-every 250 --val-every 250
+
+stage "4/4 trials: $out/trials"
+nora-trials demo_policy --out "$out/trials" \
+    --folders demo "$out/training/checkpoint" tokens "$out/training/checkpoint" untrained "$out/untrained"
