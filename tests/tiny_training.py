@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ from nora_policy.models.nora15 import build
 from nora_policy.models.tiny import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.normalization import Statistics
 from nora_training import dataset
-from nora_training.dataset import Dataset, Entry, Settings
+from nora_training.dataset import NO_IMAGE, Dataset, Entry, Settings
 
 CONFIG = Path(__file__).parents[1] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 SIZE = 56
@@ -24,9 +25,16 @@ WORDS = ("put the red cube on the plate", "reach the blue one", "lift")
 
 
 def write_dataset(
-    root: Path, lengths: tuple[int, ...] = (9, 12, 7, 15), val_fraction: float = 0.3, seed: int = 0
+    root: Path,
+    lengths: tuple[int, ...] = (9, 12, 7, 15),
+    val_fraction: float = 0.3,
+    seed: int = 0,
+    num_observed: int | None = None,
 ) -> Dataset:
-    """Random pictures and smooth random actions; the gripper shuts in the middle."""
+    """Random pictures and smooth random actions; the gripper shuts in the middle.
+
+    Only the first `num_observed` steps of an episode have pictures.
+    """
     random = np.random.default_rng(seed)
     root.mkdir(parents=True)
     (root / dataset.EMBODIMENT).write_text(CONFIG.read_text())
@@ -44,7 +52,9 @@ def write_dataset(
         np.savez(
             folder / "steps.npz",
             stamps_N=stamps,
-            image_stamps_N=stamps,
+            image_stamps_N=np.where(
+                np.arange(length) < (num_observed or length), stamps, NO_IMAGE
+            ),
             actions_NA=actions,
             measured_N6=np.zeros((length, 6)),
         )
@@ -58,12 +68,24 @@ def write_dataset(
     return Dataset.load(root)
 
 
-def write_checkpoint(folder: Path, fast: FastTokenizer | None = None, **changes: object) -> Path:
-    """A random NORA-1.5 for images of `SIZE`; `changes` are of its config."""
-    import dataclasses
-
+def write_checkpoint(folder: Path, fast: FastTokenizer | None = None) -> Path:
+    """A random NORA-1.5 for images of `SIZE`, half as wide as the tiny one."""
     tokenizer = make_tokenizer()
-    config = dataclasses.replace(make_config(tokenizer), image_size=SIZE, **changes)
+    config = make_config(tokenizer)
+    text = dataclasses.replace(
+        config.text_config,
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    vision = dataclasses.replace(config.vision_config, hidden_size=32, out_hidden_size=64)
+    expert = dataclasses.replace(
+        config.expert, hidden_size=32, intermediate_size=64, num_key_value_heads=1
+    )
+    config = dataclasses.replace(
+        config, text_config=text, vision_config=vision, expert=expert, image_size=SIZE
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(config).eval()

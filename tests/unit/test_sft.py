@@ -1,6 +1,11 @@
 """Fine-tuning: batches, masks, exact continuation, parts and processes, and that it learns."""
 
 import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +15,12 @@ from safetensors.torch import load_file
 from tiny_training import write_checkpoint, write_dataset
 
 from nora_policy.checkpoints import checkpoint
+from nora_policy.models.expert import Prefix
+from nora_policy.policy import Policy
 from nora_policy.preprocess import pad_left, with_target
+from nora_policy.types import Observation
 from nora_training.samples import Samples
-from nora_training.sft import log
+from nora_training.sft import cli, log
 from nora_training.sft.batches import Batches, Share
 from nora_training.sft.run import Run
 from nora_training.sft.settings import Settings
@@ -24,7 +32,7 @@ ALL = ("both", "flow", "fast")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sft")
-    write_dataset(folder / "data")
+    write_dataset(folder / "data", val_fraction=0.5)
     write_checkpoint(folder / "init")
     return folder
 
@@ -46,7 +54,8 @@ def settings(folder: Path, name: str, **changes) -> Settings:
 
 def curve(out: Path) -> list[dict]:
     rows = [row for row in log.read(out) if row["kind"] == "train"]
-    return [{k: v for k, v in row.items() if k != "samples_per_s"} for row in rows]
+    left_out = ("kind", "samples_per_s")
+    return [{k: v for k, v in row.items() if k not in left_out} for row in rows]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -117,3 +126,201 @@ def test_a_stopped_run_continues_as_if_it_had_not_been(folder):
     assert len(curve(folder / "whole")) == 6
     for name, value in weights(folder / "whole").items():
         assert torch.equal(value, weights(folder / "parts")[name]), name
+
+
+def command(options: Settings) -> list[str]:
+    words = ["-m", "nora_training.sft.cli"]
+    for name, value in options.to_json().items():
+        if isinstance(value, bool):
+            words += [f"--{'' if value else 'no-'}{name.replace('_', '-')}"]
+        elif value is not None and name != "outcomes":
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def test_a_killed_run_continues_as_if_it_had_not_been(folder):
+    options = {"steps": 24, "ema": 0.9, "save_every": 1, "resume": True, "log_every": 2}
+    Run(settings(folder, "undisturbed", **options), never).train()
+    killed, out = settings(folder, "killed", **options), folder / "killed"
+    with subprocess.Popen([sys.executable, *command(killed)]) as process:
+        while len(log.read(out)) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(np.random.default_rng().uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "checkpoint").exists()
+    # And what was saved last is torn.
+    newest = sorted((out / "state").glob("step_*"))[-1]
+    with (newest / "optimizer.pt").open("r+b") as file:
+        file.truncate(1000)
+    Run(killed, never).train()
+    assert curve(out) == curve(folder / "undisturbed")
+    for name, value in weights(folder / "undisturbed").items():
+        assert torch.equal(value, weights(out)[name]), name
+
+
+def test_a_finished_run_says_so_and_another_is_refused(folder, monkeypatch, capsys):
+    options = settings(folder, "done", steps=1)
+    for expected in ("trained in", "finished"):
+        assert nora_sft(monkeypatch, options) == 0
+        assert expected in capsys.readouterr().out
+    assert nora_sft(monkeypatch, dataclasses.replace(options, lr=0.5)) == 1
+    assert "error: lr: expected 0.001 as at the start" in capsys.readouterr().err
+    card = json.loads((folder / "done/checkpoint/card.json").read_text())
+    assert card["bags"]["number"] == len(card["bags"]["sha256"]) > 1
+
+
+def nora_sft(monkeypatch, options: Settings) -> int:
+    monkeypatch.setattr(sys, "argv", ["nora-sft", *command(options)[2:]])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
+
+
+# parts, processes, memory
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 4}, {"checkpointing": True}], ids=str)
+def test_saving_memory_changes_nothing(folder, changes):
+    options = {"keyframe_weight": 0.3, "steps": 3}
+    if not (folder / "plain/checkpoint").is_dir():
+        Run(settings(folder, "plain", **options), never).train()
+    name = next(iter(changes))
+    Run(settings(folder, name, **options, **changes), never).train()
+    compare(folder / "plain", folder / name)
+
+
+def compare(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=tolerance, msg=name)
+    for row, same in zip(curve(one), curve(other), strict=True):
+        assert row == pytest.approx(same, rel=1e-4)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(folder, parallel):
+    options = {"keyframe_weight": 0.3, "steps": 3, "val_every": 3, "ema": 0.5, "device": "cpu"}
+    name = f"one_{parallel}"
+    Run(settings(folder, name, **options), never).train()
+    both = settings(folder, parallel, parallel=parallel, **options)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([sys.executable, *launch, *command(both)], check=True, timeout=100)
+    compare(folder / name, folder / parallel)
+    found = [log.read(folder / each)[-1] for each in (name, parallel)]
+    assert found[0]["kind"] == "val"
+    del found[0]["kind"], found[1]["kind"]
+    assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-6)
+
+
+def test_adapters_train_what_they_say_and_are_merged(folder):
+    run = Run(settings(folder, "lora", lora_rank=4, lr=1e-2, steps=3), never)
+    learner = run._learner
+    trained = {n for n, p in learner.named_parameters() if p.requires_grad}
+    inside = {n for n in trained if n.startswith("model.vlm.")}
+    assert inside
+    assert all("lora_" in name or "trainable_tokens" in name for name in inside)
+    expert = {n for n, _ in learner.named_parameters() if not n.startswith("model.vlm.")}
+    assert expert <= trained
+    run.train()
+    before = load_file(folder / "init" / checkpoint.WEIGHTS)
+    after = weights(folder / "lora")
+    assert before.keys() == after.keys()
+    config = learner.model.config
+    first = config.action_token_min
+    rows = slice(first, first + config.num_action_tokens)
+    for name, value in after.items():
+        changed = value - before[name]
+        if "embed_tokens" in name:
+            assert not changed[:first].any()
+            assert not changed[rows.stop :].any()
+            assert changed[rows].any()
+            continue
+        is_adapted = "language_model.layers" in name and "_proj.weight" in name
+        is_expert = not name.startswith("vlm.")
+        assert bool(changed.any()) == (is_adapted or is_expert), name
+    indices = np.arange(4)
+    inputs, labels = run._source.inputs(indices, has_target=True)
+    exported = checkpoint.load(folder / "lora/checkpoint", torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        mine, other = (m.encode(inputs)[1] for m in (learner.model, exported))
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-4)
+        loss = [m.token_loss(inputs, labels) for m in (learner.model, exported)]
+    torch.testing.assert_close(*loss, rtol=1e-4, atol=1e-4)
+
+
+# masks
+
+
+def test_padding_and_what_follows_an_episode_change_nothing(folder):
+    run = Run(settings(folder, "masks"), never)
+    learner, source = run._learner, run._source
+    batch = Batches(source, 8, 1, 0, Share()).at(2)[0]
+    assert not batch.is_real_BT.all()
+    with torch.no_grad():
+        before = learner(batch)
+        ids = batch.inputs.input_ids_BL
+        padding = batch.inputs.attention_mask_BL == 0
+        assert padding.any()
+        other = dataclasses.replace(batch.inputs, input_ids_BL=ids + 7 * padding)
+        padded = learner(dataclasses.replace(batch, inputs=other))
+        prefix, _ = learner.model.encode(batch.inputs)
+        visible = Prefix(prefix.keys, prefix.values, batch.expert_mask_BL)
+        tau = batch.tau_B[:, None, None]
+        mixed = tau * batch.noise_BTA + (1 - tau) * batch.actions_BTA
+        velocity = learner.model.velocity(mixed, batch.tau_B, visible)
+    error = (velocity - (batch.noise_BTA - batch.actions_BTA))[batch.is_real_BT]
+    torch.testing.assert_close(before.flow, error.square().mean())
+    assert torch.equal(padded.cross_entropy, before.cross_entropy)
+    assert torch.equal(padded.flow, before.flow)
+
+
+def test_the_expert_is_blind_to_tokens(folder):
+    run = Run(settings(folder, "blind"), never)
+    learner, source = run._learner, run._source
+    batch = Batches(source, 8, 1, 0, Share()).at(2)[0]
+    is_token = batch.labels_BL >= run._config.action_token_min
+    assert is_token.any()
+    ids = batch.inputs.input_ids_BL
+    other = torch.where(is_token, run._config.action_token_min + 5, ids)
+    with torch.no_grad():
+        before = learner(batch)
+        inputs = dataclasses.replace(batch.inputs, input_ids_BL=other)
+        after = learner(dataclasses.replace(batch, inputs=inputs))
+    torch.testing.assert_close(after.flow, before.flow, rtol=1e-6, atol=0)
+    assert after.cross_entropy != before.cross_entropy
+
+
+# learning
+
+
+@pytest.mark.parametrize("heads", ALL)
+def test_four_samples_are_learned_by_heart_and_the_policy_says_them(tmp_path, heads):
+    data = write_dataset(tmp_path / "data", lengths=(5,) * 4, val_fraction=0.0, num_observed=1)
+    fast = nora_dataset_fast(tmp_path / "data", tmp_path / "fast")
+    write_checkpoint(tmp_path / "init")
+    options = {"steps": 100, "batch_size": 4, "warmup": 5, "lr": 3e-3, "save_every": 1000}
+    options |= {"optimizer": "muon", "muon_lr": 0.02, "fast": fast, "heads": heads}
+    Run(settings(tmp_path, "run", **options), never).train()
+    head = "fast" if heads == "fast" else "flow"
+    policy = Policy.load(tmp_path / "run/checkpoint", data.embodiment, "cpu", seed=0, head=head)
+    errors = []
+    for entry in data.entries:
+        images = tuple(data.images(entry, camera.name)[0] for camera in data.cameras)
+        chunk = policy.infer(Observation(images, entry.instruction, 0))
+        errors.append(np.abs(chunk.actions_TA - data.steps(entry).actions_NA)[:, :6].max())
+    # Chance is 0.01: the widest range of an action is about that.
+    assert np.median(errors) < 2e-3, errors
+
+
+def nora_dataset_fast(data: Path, out: Path) -> Path:
+    words = ["fast", str(data), "--out", str(out), "--vocab-size", "300"]
+    run = "import sys; from nora_training.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", run, *words], capture_output=True, text=True)
+    assert "tokens from" in done.stdout, done.stderr
+    return out

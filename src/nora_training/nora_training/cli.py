@@ -52,6 +52,7 @@ def main() -> None:
     """Exit code 0: all is well; 1: some bags were skipped; 2: bad input; 130: interrupted."""
     commands: dict[str, Callable[..., int]]
     commands = {"build": _build, "stats": _stats, "check": _check, "view": _view}
+    commands |= {"fast": _fast}
     commands |= {"export-lerobot": _export_lerobot, "import-lerobot": _import_lerobot}
     try:
         code = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
@@ -144,6 +145,39 @@ def _view(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, dataset, dataset.entries[episode], selection.statistics(dataset))
     print(path)
+    return 0
+
+
+def _fast(
+    root: Root,
+    selection: tyro.conf.OmitArgPrefixes[Selection],
+    out: Path,
+    vocab_size: int = 2048,
+    horizon: int = 5,
+) -> int:
+    """Fit a FAST vocabulary to the actions, for `nora-sft --fast`.
+
+    Args:
+        root: the data set.
+        selection: whose actions.
+        out: folder for the files of the tokenizer.
+        vocab_size: tokens, at most.
+        horizon: steps per chunk, that of the network.
+    """
+    from nora_training.vocabulary import fit
+
+    if horizon < 1:
+        raise ValueError(f"horizon: expected at least 1, got {horizon}")
+    if vocab_size < 256:  # of bytes
+        raise ValueError(f"vocab_size: expected at least 256, got {vocab_size}")
+    dataset = Dataset.load(root)
+    entries = selection.entries(dataset)
+    found = fit(dataset, entries, selection.statistics(dataset), horizon, vocab_size)
+    found.tokenizer.save(out)
+    print(
+        f"{out}: {found.tokenizer.vocab_size} tokens from {found.num_chunks} chunks of {horizon} "
+        f"steps, {found.tokens_per_chunk:.1f} tokens each"
+    )
     return 0
 
 

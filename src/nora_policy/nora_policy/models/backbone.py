@@ -36,9 +36,10 @@ class Recorder:
     def update(
         self, k_BKLH: torch.Tensor, v_BKLH: torch.Tensor, layer: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert layer == len(self.keys), "layers run in order, once per encode"
-        self.keys.append(k_BKLH)
-        self.values.append(v_BKLH)
+        assert layer <= len(self.keys), "layers run in order"
+        if layer == len(self.keys):  # else it is computed again, for its gradients
+            self.keys.append(k_BKLH)
+            self.values.append(v_BKLH)
         return k_BKLH, v_BKLH
 
 
@@ -112,7 +113,7 @@ def encode(vlm: Any, inputs: ModelInputs, config: NoraConfig) -> tuple[Prefix, t
     are, so that a GPU is never waited for.
     """
     language = vlm.model.language_model
-    device = language.embed_tokens.weight.device
+    device = language.norm.weight.device
     is_image_BL = inputs.input_ids_BL == config.token_ids.image
     grid, mask_BL = inputs.image_grid_N3, inputs.attention_mask_BL.bool()
     expected = int(grid.prod(dim=-1).sum()) // config.vision_config.spatial_merge_size**2

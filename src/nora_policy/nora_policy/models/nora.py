@@ -31,7 +31,7 @@ class Nora(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.vlm.lm_head.weight.device
+        device: torch.device = self.vlm.model.language_model.norm.weight.device
         return device
 
     def encode(self, inputs: ModelInputs) -> tuple[Prefix, torch.Tensor]:

@@ -54,9 +54,11 @@ def _train(settings: Settings, stop: Stop) -> None:
         print(f"{settings.out}: finished: {json.dumps(card['metrics'])}")
         return
     run = Run(settings, lambda: stop.is_asked)
-    print(run.describe())
+    if run.is_main:
+        print(run.describe())
     metrics = run.train()
-    print(run.outcome(metrics))
+    if run.is_main:
+        print(run.outcome(metrics))
 
 
 if __name__ == "__main__":

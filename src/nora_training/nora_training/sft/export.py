@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 
 from nora_policy.checkpoints import checkpoint
+from nora_policy.checkpoints.shapes import EMBEDDING
+from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.nora import Nora
+from nora_policy.models.nora15 import build
 from nora_policy.normalization import Statistics
 from nora_training import dataset
 from nora_training.dataset import Dataset, Entry
@@ -35,6 +39,17 @@ def export(
     key = data.embodiment.action.statistics_key
     facts = {key: {"action": statistics.to_json()}}
     checkpoint.save_facts(folder, data.root / dataset.EMBODIMENT, facts, card)
+
+
+def rebuild(config: NoraConfig, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Nora:
+    """A network on the CPU with these parameters."""
+    whole = {name: tensor.to("cpu", dtype) for name, tensor in state.items()}
+    if config.text_config.tie_word_embeddings:
+        whole[checkpoint.LM_HEAD] = whole[EMBEDDING]
+    with torch.device("meta"):
+        model = build(config)
+    model.load_state_dict(whole, assign=True)
+    return model
 
 
 def bags(entries: Sequence[Entry], folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from nora_policy.models.expert import Prefix
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15
+from nora_policy.preprocess import IGNORED, ModelInputs
 from nora_training.sft.batches import Batch
 from nora_training.sft.keyframes import SCALE_M
 from nora_training.sft.settings import Heads
@@ -33,9 +34,11 @@ class Losses(NamedTuple):
 class Learner(nn.Module):
     """A network and how it is to be taught."""
 
-    def __init__(self, model: Nora, heads: Heads, keyframe_weight: float) -> None:
+    def __init__(
+        self, model: Nora, heads: Heads, keyframe_weight: float = 0.0, is_bf16: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.keyframe_weight = model, keyframe_weight
+        self.model, self.keyframe_weight, self._is_bf16 = model, keyframe_weight, is_bf16
         self.learns_tokens, self.learns_flow = learned(model, heads)
         if isinstance(model, Nora15) and not self.learns_flow:
             for name, parameter in model.named_parameters():
@@ -47,6 +50,43 @@ class Learner(nn.Module):
             nn.init.zeros_(self.keyframe_head.bias)
 
     def forward(self, batch: Batch) -> Losses:
+        with self._autocast():
+            return self._losses(batch)
+
+    def layers(self) -> list[nn.Module]:
+        """The repeated parts of the network, inputs first."""
+        vlm = self.model.vlm.model
+        layers = [*vlm.visual.blocks, *vlm.language_model.layers]
+        if isinstance(self.model, Nora15):
+            layers += self.model.action_expert.layers
+        return layers
+
+    def predict(
+        self, inputs: ModelInputs, noise_BTA: torch.Tensor, num_steps: int
+    ) -> torch.Tensor:
+        """Normalised actions (B, T, A) of the flow head, on the CPU; `inputs` without tokens."""
+        assert isinstance(self.model, Nora15)
+        with torch.no_grad(), self._autocast():
+            prefix, _ = self.model.encode(inputs)
+            actions_BTA = self.model.sample(prefix, noise_BTA.to(self.model.device), num_steps)
+        return actions_BTA.cpu()
+
+    def next_tokens(
+        self, inputs: ModelInputs, labels_BL: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every token to learn: cross entropy and whether it is the likeliest, on the CPU."""
+        rows, columns = (labels_BL[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        targets = labels_BL[rows, columns + 1]
+        with torch.no_grad(), self._autocast():
+            _, hidden_BLE = self.model.encode(inputs)
+            logits = self.model.logits(hidden_BLE[rows, columns]).float().cpu()
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return losses, logits.argmax(dim=-1) == targets
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._is_bf16)
+
+    def _losses(self, batch: Batch) -> Losses:
         device = self.model.device
         prefix, hidden_BLE = self.model.encode(batch.inputs)
         zero = hidden_BLE.new_zeros((), dtype=torch.float32)

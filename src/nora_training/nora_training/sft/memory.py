@@ -21,9 +21,11 @@ def estimate_bytes(learner: Learner, settings: Settings, num_tokens: int, world:
 
     `num_tokens`: of one sample in the language model.
     """
-    total = sum(p.numel() for p in learner.parameters())
+    weights = sum(p.numel() * p.element_size() for p in learner.parameters())
     trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
-    states = FLOAT * (total + trained * (3 + (settings.ema > 0)))
+    states = weights + FLOAT * trained * (3 + (settings.ema > 0))
+    if settings.parallel == "fsdp":
+        states //= world
     samples = settings.batch_size // settings.accumulate // world
     return states + samples * _activations(learner.model.config, settings, num_tokens)
 

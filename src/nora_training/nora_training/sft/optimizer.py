@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nora_training.sft.muon import Muon
+from nora_training.sft.parallel import fill
 from nora_training.sft.settings import Settings
 
 BETAS, EPS = (0.9, 0.95), 1e-8
@@ -77,7 +78,7 @@ class Average:
     @torch.no_grad()
     def load(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, value in self.values.items():
-            value.copy_(values[name])
+            fill(value, values[name])
 
     @torch.no_grad()
     def swap(self) -> None:

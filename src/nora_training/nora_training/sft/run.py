@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.preprocess import Preprocessor
 from nora_training.dataset import Dataset, Entry
-from nora_training.sft import export, log, memory
+from nora_training.sft import export, log, lora, memory, recompute
 from nora_training.sft.batches import Batches, Share, Source
 from nora_training.sft.losses import Learner
+from nora_training.sft.parallel import Processes, full
 from nora_training.sft.settings import Settings
 from nora_training.sft.trainer import STATE, Trainer
 from nora_training.sft.validation import Validation
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SETTINGS, CHECKPOINT, CHECKPOINTS = "settings.json", "checkpoint", "checkpoints"
 
 
@@ -47,15 +50,14 @@ class Run:
             torch.set_num_threads(settings.num_threads)
         self._settings = settings
         self._data = Dataset.load(settings.dataset)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(settings.seed)
-        model = checkpoint.load(settings.init, self._device, torch.float32)
-        self._config = model.config
-        self._tokenizer = checkpoint.load_tokenizer(settings.init, model.config)
-        self._learner = Learner(model, settings.heads, settings.keyframe_weight)
-        self._learner.to(self._device)
-        self._fast = _fast(settings, model.config)
-        self._preprocessor = Preprocessor(model.config, self._tokenizer, self._data.cameras)
+        has_unused = not settings.keyframe_weight and _is_flow_alone(settings)
+        self._processes = Processes(settings.parallel, settings.device, has_unused)
+        self._device = self._processes.device
+        self._learner = _learner(settings, self._device)
+        self._config = self._learner.model.config
+        self._tokenizer = checkpoint.load_tokenizer(settings.init, self._config)
+        self._fast = _fast(settings, self._config)
+        self._preprocessor = Preprocessor(self._config, self._tokenizer, self._data.cameras)
         self._entries = self._data.select("train", settings.outcomes)
         if not self._entries:
             available = sorted({entry.outcome for entry in self._data.entries})
@@ -66,37 +68,52 @@ class Run:
         self._statistics = self._data.statistics(self._entries)
         self._source = self._read(self._entries)
         self._validation = self._validate_on(self._data.select("val", settings.outcomes))
+        share = Share(self._processes.rank, self._processes.world)
         batches = Batches(
-            self._source, settings.batch_size, settings.accumulate, settings.seed, Share()
+            self._source, settings.batch_size, settings.accumulate, settings.seed, share
         )
+        self._num_parameters = [(p.numel(), p.requires_grad) for p in self._learner.parameters()]
+        self._estimate = self._estimated()
         self._trainer = Trainer(
-            settings, self._learner, batches, self._validation, self._export, is_stopped
+            settings,
+            self._learner,
+            batches,
+            self._validation,
+            self._export,
+            is_stopped,
+            self._processes,
         )
         self._begin()
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that talks."""
+        return self._processes.is_main
+
     def describe(self) -> str:
         """What will be trained, on what, and what it takes; one line each."""
-        parameters = list(self._learner.parameters())
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        trained = sum(count for count, is_trained in self._num_parameters if is_trained)
         settings, count = self._settings, len(self._source)
         epochs = settings.steps * settings.batch_size / count
         return "\n".join(
             [
-                f"network: {self._config.kind}, {sum(p.numel() for p in parameters):,} "
-                f"parameters, {trained:,} trained, on {self._device}",
+                f"network: {self._config.kind}, {self._total_parameters:,} parameters, "
+                f"{trained:,} trained, {self._processes.world} x {self._device.type}",
                 f"samples: {count:,} of {len(self._entries)} episodes, "
                 f"{len(self._validation or ())} to validate",
                 f"budget: {settings.steps:,} steps of {settings.batch_size} = "
                 f"{epochs:.1f} epochs, from step {self._trainer.step}",
-                f"memory: {self._estimate() / memory.GIB:.2f} GiB by estimate",
+                f"memory: {self._estimate / memory.GIB:.2f} GiB by estimate",
             ]
         )
 
     def train(self) -> dict[str, float]:
         """Raises as `Trainer.run`."""
         metrics = self._trainer.run()
-        log.plot(self._settings.out)
+        if self.is_main:
+            log.plot(self._settings.out)
         self._trainer.finish()
+        self._processes.end()
         return metrics
 
     def outcome(self, metrics: dict[str, float]) -> str:
@@ -104,7 +121,7 @@ class Run:
         numbers = "\n".join(f"  {name:18} {value:.5f}" for name, value in metrics.items())
         return (
             f"{self._settings.out / CHECKPOINT}: trained in {self._trainer.wall_s:.0f} s, memory "
-            f"{peak:.2f} GiB at its peak ({self._estimate() / memory.GIB:.2f} by estimate)\n"
+            f"{peak:.2f} GiB at its peak ({self._estimate / memory.GIB:.2f} by estimate)\n"
             f"{numbers}"
         )
 
@@ -130,38 +147,77 @@ class Run:
 
     def _begin(self) -> None:
         settings = self._settings
-        path = settings.out / SETTINGS
         if not settings.resume and (settings.out / STATE).is_dir():
             raise ValueError(
                 f"out: expected a new folder, {settings.out} holds a run: --resume continues it"
             )
-        settings.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings.to_json(), indent=1) + "\n")
+        self._processes.wait()
+        if self.is_main:
+            settings.out.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(settings.to_json(), indent=1) + "\n"
+            (settings.out / SETTINGS).write_text(text)
         if settings.resume:
             self._trainer.restore()
 
-    def _estimate(self) -> int:
+    def _estimated(self) -> int:
         tokens = len(self._source.prompt(0)) + len(self._source.target(0))
-        return memory.estimate_bytes(self._learner, self._settings, tokens, 1)
+        world = self._processes.world
+        return memory.estimate_bytes(self._learner, self._settings, tokens, world)
+
+    @property
+    def _total_parameters(self) -> int:
+        return sum(count for count, _ in self._num_parameters)
 
     def _export(self, step: int, metrics: dict[str, float]) -> None:
-        is_last = step == self._settings.steps
-        out = self._settings.out
-        folder = out / CHECKPOINT if is_last else out / CHECKPOINTS / f"step_{step}"
-        card = {
+        """All processes must call it: their parts are put together."""
+        state = full(lora.merged(self._learner.model))
+        if self.is_main:
+            settings = self._settings
+            is_last = step == settings.steps
+            name = CHECKPOINT if is_last else f"{CHECKPOINTS}/step_{step}"
+            model = export.rebuild(self._config, state, DTYPES[settings.export_dtype])
+            folder, tokenizer, fast = settings.out / name, self._tokenizer, self._fast
+            card = self._card(step, metrics, folder)
+            export.export(folder, model, tokenizer, fast, self._data, self._statistics, card)
+        self._processes.wait()
+
+    def _card(self, step: int, metrics: dict[str, float], folder: Path) -> dict[str, Any]:
+        return {
             "description": f"{self._config.kind} fine-tuned on {self._data.embodiment.name}",
             "step": step,
             "samples": step * self._settings.batch_size,
             "metrics": metrics,
             "bags": export.bags(self._entries, folder),
             "settings": self._settings.to_json(),
-            "parameters": sum(p.numel() for p in self._learner.model.parameters()),
             "git_revision": git_revision(),
             "torch": torch.__version__,
+            "processes": self._processes.world,
             "wall_s": round(self._trainer.wall_s, 1),
         }
-        model, tokenizer = self._learner.model, self._tokenizer
-        export.export(folder, model, tokenizer, self._fast, self._data, self._statistics, card)
+
+
+def _is_flow_alone(settings: Settings) -> bool:
+    """The flow head reads nothing behind the last keys and values of the backbone."""
+    heads = checkpoint.load_config(settings.init).heads
+    return settings.heads == "flow" or heads == ("flow",)
+
+
+def _learner(settings: Settings, device: torch.device) -> Learner:
+    """On the CPU, its trained weights in float32."""
+    torch.manual_seed(settings.seed)
+    model = checkpoint.load(settings.init, torch.device("cpu"), torch.float32)
+    is_bf16 = settings.precision == "bf16" or (
+        settings.precision == "auto" and device.type == "cuda"
+    )
+    learner = Learner(model, settings.heads, settings.keyframe_weight, is_bf16)
+    if settings.lora_rank:
+        lora.add(model, settings.lora_rank, learner.learns_tokens)
+        for parameter in model.parameters():
+            if is_bf16 and not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+    if settings.checkpointing:
+        recompute.enable(learner.layers())
+    return learner
 
 
 def _fast(settings: Settings, config: NoraConfig) -> FastTokenizer | None:

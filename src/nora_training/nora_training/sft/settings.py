@@ -41,8 +41,14 @@ class Settings:
         ema: decay of the average of the weights that is validated and exported; 0 for none.
         keyframe_weight: of an auxiliary loss that is no part of NORA-1.5: the prompt's last
             hidden state tells how far the tool moves until the gripper's next command. 0 for none.
+        lora_rank: of adapters in the language model, which is frozen otherwise, like the vision
+            tower; rows of action tokens and expert are trained in full. 0: train everything.
         checkpointing: compute activations again in the backward pass, to save memory.
         precision: bf16 computes in bfloat16, weights stay float32; auto: bf16 on a GPU.
+        device: auto takes a GPU if there is one.
+        parallel: under `accelerate launch` or `torchrun`: ddp copies the network to every
+            process, fsdp (FSDP2) spreads it over them.
+        export_dtype: of the weights in the checkpoint.
         resume: continue from the newest state in `out`, or start if there is none.
         save_every: steps between states to resume from.
         log_every: steps between lines of the log.
@@ -71,7 +77,11 @@ class Settings:
     ema: float = 0.0
     keyframe_weight: float = 0.0
     checkpointing: bool = False
+    lora_rank: int = 0
     precision: Precision = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    export_dtype: Literal["fp32", "bf16"] = "fp32"
     resume: bool = False
     save_every: int = 500
     log_every: int = 10
@@ -86,7 +96,7 @@ class Settings:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        counts = ("warmup", "val_every", "export_every", "num_threads", "seed")
+        counts = ("warmup", "val_every", "export_every", "num_threads", "seed", "lora_rank")
         for name in (*counts, "weight_decay", "keyframe_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
@@ -95,6 +105,8 @@ class Settings:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected 0 ... 1, below 1, got {self.ema}")
+        if self.parallel == "fsdp" and (self.lora_rank or self.optimizer == "muon"):
+            raise ValueError("parallel: expected ddp with adapters or muon, got fsdp")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate: expected a divisor of batch_size {self.batch_size}, "

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from nora_training.sft.batches import Batch, Batches
 from nora_training.sft.log import Log
 from nora_training.sft.losses import Learner, Losses
 from nora_training.sft.optimizer import Average
+from nora_training.sft.parallel import Processes, fill, full, load_optimizer
 from nora_training.sft.settings import Settings
 from nora_training.sft.state import State
 from nora_training.sft.validation import Validation
@@ -48,12 +48,14 @@ class Trainer:
         validation: Validation | None,
         export: Callable[[int, dict[str, float]], None],
         is_stopped: Callable[[], bool],
+        processes: Processes,
     ) -> None:
         self._settings, self._learner, self._batches = settings, learner, batches
         self._validation, self._export, self._is_stopped = validation, export, is_stopped
+        self._processes = processes
+        self._call = processes.prepare(learner)
         self._optimizers = optimizers.build(learner, settings)
         self._average = Average(learner, settings.ema) if settings.ema else None
-        self._device = learner.model.device
         self._step, self._wall_s = 0, 0.0
         self._sums, self._logged_step = torch.zeros(len(Losses._fields) + 1), 0
         self._metrics: dict[str, float] = {}
@@ -76,20 +78,20 @@ class Trainer:
         found = states.load(self._settings.out / STATE)
         if found is None:
             return
-        parameters = dict(self._learner.named_parameters())
+        parameters = self._trained()
         if parameters.keys() != found.weights.keys():
             differing = sorted(parameters.keys() ^ found.weights.keys())
             raise ValueError(f"{self._settings.out}: state of another network: {differing[:3]}")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(found.weights[name])
+        for name, parameter in parameters.items():
+            fill(parameter, found.weights[name])
         if self._average is not None and found.average is not None:
             self._average.load(found.average)
         for optimizer, saved in zip(self._optimizers, found.optimizers, strict=True):
-            optimizer.load_state_dict(saved)
+            load_optimizer(optimizer, saved)
         self._step, self._wall_s = found.step, found.progress["wall_s"]
         self._logged_step = found.progress["logged_step"]
-        self._sums = torch.tensor(found.progress["sums"])
+        if self._processes.is_main:
+            self._sums = torch.tensor(found.progress["sums"])
         self._metrics = found.progress["metrics"]
 
     def run(self) -> dict[str, float]:
@@ -102,12 +104,14 @@ class Trainer:
         settings, start = self._settings, self._step
         self._learner.train()
         begin = time.perf_counter()
-        wall_s = self._wall_s
-        with (
-            closing(Log(settings.out, start)) as log,
-            tqdm(total=settings.steps, initial=start, unit="step", disable=None) as bar,
-        ):
-            since = (time.perf_counter(), start)
+        wall_s, since = self._wall_s, (begin, start)
+        is_main = self._processes.is_main
+        hidden = None if is_main else True  # None: where there is no terminal
+        with ExitStack() as stack:
+            log = stack.enter_context(closing(Log(settings.out, start))) if is_main else None
+            bar = stack.enter_context(
+                tqdm(total=settings.steps, initial=start, unit="step", disable=hidden)
+            )
             for parts in self._batches.run(start, settings.steps):
                 self._update(parts)
                 self._wall_s = wall_s + time.perf_counter() - begin
@@ -115,19 +119,20 @@ class Trainer:
                 if self._is_due(settings.log_every):
                     row = self._row(since)
                     since = (time.perf_counter(), self._step)
-                    log.write(self._step, "train", row)
                     bar.set_postfix(loss=f"{row['total']:.4f}")
+                    _write(log, self._step, "train", row)
                 self._between(log)
         return self._metrics
 
-    def _between(self, log: Log) -> None:
+    def _between(self, log: Log | None) -> None:
         """What is due after a step. The state is saved last, so that nothing is done twice."""
         settings = self._settings
         if self._is_due(settings.val_every):
             self._validate(log)
         if settings.export_every and self._step % settings.export_every == 0:
             self._with_average(lambda: self._export(self._step, self._metrics))
-        is_stopped = self._is_stopped() and self._step < settings.steps
+        is_asked = self._processes.any(self._is_stopped())
+        is_stopped = is_asked and self._step < settings.steps
         if is_stopped or self._is_due(settings.save_every):
             self.save()
         if is_stopped:
@@ -137,14 +142,19 @@ class Trainer:
         settings = self._settings
         share = optimizers.factor(self._step, settings.steps, settings.warmup)
         optimizers.set_rate(self._optimizers, share)
-        for part in parts:
-            losses = self._learner(part)
-            losses.total.backward()
+        for number, part in enumerate(parts, start=1):
+            is_last = number == len(parts)
+            with nullcontext() if is_last else self._processes.accumulate(self._call):
+                losses = self._call(part)
+                # Gradients are averaged over the processes, but each has its part of a sum.
+                (losses.total * self._processes.world).backward()
             self._sums[:-1] += torch.stack([x.detach().float() for x in losses]).cpu()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self._learner.parameters(), settings.clip, error_if_nonfinite=True
+        norm = full(
+            torch.nn.utils.clip_grad_norm_(
+                self._learner.parameters(), settings.clip, error_if_nonfinite=True
+            )
         )
-        self._sums[-1] += float(norm)
+        self._sums[-1] += float(norm) / self._processes.world
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -155,7 +165,7 @@ class Trainer:
     def _row(self, since: tuple[float, int]) -> dict[str, float]:
         """Means since the last row, and rates."""
         settings, (then, step) = self._settings, since
-        means = (self._sums / (self._step - self._logged_step)).tolist()
+        means = (self._processes.sum(self._sums) / (self._step - self._logged_step)).tolist()
         self._sums.zero_()
         self._logged_step = self._step
         row = dict(zip((*Losses._fields, "gradient_norm"), means, strict=True))
@@ -166,12 +176,12 @@ class Trainer:
         row["samples_per_s"] = (self._step - step) * settings.batch_size / elapsed
         return row
 
-    def _validate(self, log: Log) -> None:
+    def _validate(self, log: Log | None) -> None:
         validation = self._validation
         if validation is None:
             return
         self._metrics = self._with_average(lambda: validation.run(self._learner))
-        log.write(self._step, "val", self._metrics)
+        _write(log, self._step, "val", self._metrics)
 
     def _with_average(self, call: Callable[[], Any]) -> Any:
         """`call()` while the learner has the averaged weights, if there are any."""
@@ -187,20 +197,30 @@ class Trainer:
         """Write the last checkpoint."""
         self._with_average(lambda: self._export(self._step, self._metrics))
 
-    def save(self) -> Path:
+    def save(self) -> None:
+        """All processes must call it; the first writes."""
         progress = {
             "wall_s": self._wall_s,
             "logged_step": self._logged_step,
-            "sums": self._sums.tolist(),
+            "sums": self._processes.sum(self._sums).tolist(),
             "metrics": self._metrics,
         }
-        weights = dict(self._learner.named_parameters())
-        average = self._average.values if self._average else None
-        state = State(
-            self._step, weights, average, [o.state_dict() for o in self._optimizers], progress
-        )
-        return states.save(self._settings.out / STATE, state)
+        average = full(self._average.values) if self._average else None
+        moments = [full(optimizer.state_dict()) for optimizer in self._optimizers]
+        state = State(self._step, full(self._trained()), average, moments, progress)
+        if self._processes.is_main:
+            states.save(self._settings.out / STATE, state)
+        self._processes.wait()
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        return {n: p.detach() for n, p in self._learner.named_parameters() if p.requires_grad}
 
     def _is_due(self, every: int) -> bool:
         """Every so many steps, and after the last."""
         return self._step == self._settings.steps or (every > 0 and self._step % every == 0)
+
+
+def _write(log: Log | None, step: int, kind: str, values: dict[str, float]) -> None:
+    """Only the first process has a log."""
+    if log is not None:
+        log.write(step, kind, values)

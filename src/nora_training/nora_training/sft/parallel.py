@@ -1,0 +1,147 @@
+"""One process or many: DDP and FSDP2.
+
+Started by `accelerate launch` or `torchrun`; alone, all of this does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from nora_training.sft.losses import Learner
+
+Parallel = Literal["ddp", "fsdp"]
+METHODS = ("predict", "next_tokens")  # called beside `forward`
+
+
+class Processes:
+    """This process among those of the run.
+
+    Args:
+        parallel: ddp gives every process the network, fsdp a part of each layer.
+        device: auto takes a GPU if there is one.
+        has_unused: whether some trained parameters get no gradients.
+    """
+
+    def __init__(
+        self,
+        parallel: Literal["ddp", "fsdp"],
+        device: Literal["auto", "cpu", "cuda"],
+        has_unused: bool,
+    ) -> None:
+        has_cuda = torch.cuda.is_available()
+        if device == "cuda" and not has_cuda:
+            raise ValueError("device: expected a CUDA GPU, got none; use auto or cpu")
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=has_unused)
+        self._accelerator = Accelerator(
+            cpu=device == "cpu" or not has_cuda, mixed_precision="no", kwargs_handlers=[ddp]
+        )
+        self._is_sharded = parallel == "fsdp"
+        if self._is_sharded and self.world == 1:
+            raise ValueError("parallel: expected several processes for fsdp (torchrun), got one")
+
+    @property
+    def rank(self) -> int:
+        return int(self._accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self._accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._accelerator.device
+        return device
+
+    def prepare(self, learner: Learner) -> nn.Module:
+        """On the device, and what to call instead of `learner` in training.
+
+        FSDP2 comes from torch itself: accelerate offers it on GPUs only.
+        """
+        if not self._is_sharded:
+            wrapped: nn.Module = self._accelerator.prepare_model(learner)
+            return wrapped
+        learner.to(self.device)
+        mesh = init_device_mesh(self.device.type, (self.world,))
+        for layer in learner.layers():
+            fully_shard(layer, mesh=mesh)
+        fully_shard(learner, mesh=mesh)
+        for name in METHODS:
+            register_fsdp_forward_method(learner, name)
+        return learner
+
+    @contextmanager
+    def accumulate(self, wrapped: nn.Module) -> Iterator[None]:
+        """Gradients within are not exchanged yet."""
+        if isinstance(wrapped, FSDPModule):
+            wrapped.set_requires_gradient_sync(False)
+            yield
+            wrapped.set_requires_gradient_sync(True)
+        else:
+            with self._accelerator.no_sync(wrapped):
+                yield
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        """Over the processes, on the CPU."""
+        if self.world == 1:
+            return x
+        total: torch.Tensor = self._accelerator.reduce(x.to(self.device, copy=True), "sum")
+        return total.cpu()
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is set in one of them."""
+        return bool(self.sum(torch.tensor(float(flag))) > 0)
+
+    def wait(self) -> None:
+        """For all the others."""
+        self._accelerator.wait_for_everyone()
+
+    def end(self) -> None:
+        """Leave the others; nothing can be exchanged afterwards."""
+        self._accelerator.end_training()
+
+
+def full(x: Any) -> Any:
+    """`x` with every tensor that is spread over processes put together; all must call it."""
+    if isinstance(x, DTensor):
+        return x.full_tensor()
+    if isinstance(x, dict):
+        return {key: full(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [full(value) for value in x]
+    return x
+
+
+@torch.no_grad()
+def fill(parameter: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole tensor into what may be spread over processes."""
+    parameter.copy_(_like(value, parameter))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """`saved` holds whole tensors."""
+    optimizer.load_state_dict(saved)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in optimizer.state[parameter].items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    optimizer.state[parameter][key] = _like(value, parameter)
+
+
+def _like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    if not isinstance(reference, DTensor):
+        return value
+    whole = value.to(reference.device)
+    return distribute_tensor(whole, reference.device_mesh, reference.placements)
