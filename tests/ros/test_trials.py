@@ -184,8 +184,11 @@ def test_ros_and_in_process_runs_of_the_same_seed_agree(ros: Any, spawn: Any) ->
     np.testing.assert_allclose(executed[2:], wanted[2:], atol=1e-6)  # two careful ones before
     path = np.array([position(msg) for msg in graph.targets])
     in_process = np.array(cell.path)
-    # Which way corners are cut depends on when, within a control period, a step begins.
-    tolerance_m = cell.embodiment.limits.velocity_m_s * CONTROL_PERIOD_S
+    # How corners are cut depends on when, within a control period, a step begins; a busy machine
+    # makes the periods longer.
+    stamps_s = np.array([convert.to_ns(msg.header.stamp) for msg in graph.targets]) * 1e-9
+    longest_s = max(CONTROL_PERIOD_S, np.diff(stamps_s).max())
+    tolerance_m = np.sqrt(3.0) * cell.embodiment.limits.velocity_m_s * longest_s
     assert farthest(in_process, path) < tolerance_m
     assert farthest(path, in_process) < tolerance_m
     np.testing.assert_allclose(path[-1], in_process[-1], atol=1e-3)
