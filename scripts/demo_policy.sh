@@ -23,7 +23,7 @@ stage "3/4 training: $out/training (tensorboard --logdir $out/training)"
 [[ -f $out/untrained/card.json ]] || python -m nora_training.small --dataset "$out/data" --out "$out/untrained"
 nora-sft --dataset "$out/data" --init "$out/untrained" --out "$out/training" --resume \
     --steps "$steps" --batch-size 64 --optimizer muon --lr 3e-3 --muon-lr 3e-3 --warmup 100 --clip 10 --ema 0.995 \
-    --keyframe-weight 5 --save-every 250 --val-every 250
+    --keyframe-weight 5 --flow-draws 4 --save-every 250 --val-every 250
 
 stage "4/4 trials: $out/trials"
 nora-trials demo_policy --out "$out/trials" \

@@ -107,7 +107,7 @@ def test_every_epoch_sees_every_sample_once_and_processes_share_the_batches(fold
     whole = batches.at(3)[0]
     parts = [p for rank in (0, 1) for p in Batches(run._source, 4, 2, 0, Share(rank, 2)).at(3)]
     assert len(parts) == 4
-    for name in ("noise_BTA", "tau_B", "actions_BTA", "keyframe_B3"):
+    for name in ("noise_FTA", "tau_F", "actions_BTA", "keyframe_B3"):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
     assert {(p.num_tokens, p.num_steps) for p in parts} == {(whole.num_tokens, whole.num_steps)}
 
@@ -271,10 +271,10 @@ def test_padding_and_what_follows_an_episode_change_nothing(folder):
         padded = learner(dataclasses.replace(batch, inputs=other))
         prefix, _ = learner.model.encode(batch.inputs)
         visible = Prefix(prefix.keys, prefix.values, batch.expert_mask_BL)
-        tau = batch.tau_B[:, None, None]
-        mixed = tau * batch.noise_BTA + (1 - tau) * batch.actions_BTA
-        velocity = learner.model.velocity(mixed, batch.tau_B, visible)
-    error = (velocity - (batch.noise_BTA - batch.actions_BTA))[batch.is_real_BT]
+        tau = batch.tau_F[:, None, None]
+        mixed = tau * batch.noise_FTA + (1 - tau) * batch.actions_BTA
+        velocity = learner.model.velocity(mixed, batch.tau_F, visible)
+    error = (velocity - (batch.noise_FTA - batch.actions_BTA))[batch.is_real_BT]
     torch.testing.assert_close(before.flow, error.square().mean())
     assert torch.equal(padded.cross_entropy, before.cross_entropy)
     assert torch.equal(padded.flow, before.flow)

@@ -50,6 +50,8 @@ class Message:
 def find_bags(folders: tuple[Path, ...]) -> list[Path]:
     """Every folder, at any depth, that holds a bag or what is left of one, sorted.
 
+    What is in hidden folders is still being written.
+
     Raises:
         FileNotFoundError: one of `folders` is not there.
     """
@@ -58,7 +60,8 @@ def find_bags(folders: tuple[Path, ...]) -> list[Path]:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
         for path in folder.rglob("*"):
-            if path.name == "metadata.yaml" or path.suffix in STORAGES:
+            is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if not is_hidden and (path.name == "metadata.yaml" or path.suffix in STORAGES):
                 found.add(path.parent)
     return sorted(found)
 

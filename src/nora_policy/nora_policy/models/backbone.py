@@ -13,6 +13,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
@@ -73,6 +74,21 @@ class TokenCache:
         return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
 
 
+class PatchEmbed(nn.Module):
+    """A convolution whose kernels do not overlap, as the matrix product that it is.
+
+    With few channels it is many times as fast on a CPU, above all backwards.
+    """
+
+    def __init__(self, proj: nn.Conv3d) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, pixels_PC: torch.Tensor) -> torch.Tensor:
+        weight = self.proj.weight
+        return F.linear(pixels_PC.to(weight.dtype), weight.flatten(1))
+
+
 def build(config: NoraConfig) -> Any:
     """A `Qwen2_5_VLForConditionalGeneration` with new weights (untyped)."""
     text: dict[str, Any] = dataclasses.asdict(config.text_config)
@@ -93,7 +109,9 @@ def build(config: NoraConfig) -> Any:
         tie_word_embeddings=config.text_config.tie_word_embeddings,
     )
     model: Any = Qwen2_5_VLForConditionalGeneration
-    return model._from_config(hf_config, attn_implementation="sdpa")
+    vlm = model._from_config(hf_config, attn_implementation="sdpa")
+    vlm.model.visual.patch_embed = PatchEmbed(vlm.model.visual.patch_embed.proj)
+    return vlm
 
 
 def restore_unsaved(vlm: Any) -> None:

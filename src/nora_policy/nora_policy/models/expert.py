@@ -37,6 +37,14 @@ class Prefix:
     def batch_size(self) -> int:
         return self.keys[0].shape[0]
 
+    def repeat(self, samples: int) -> Prefix:
+        """As many copies of every prefix, neighbours in the batch; keys, values and mask alone."""
+        keys, values = (
+            [x.repeat_interleave(samples, dim=0) for x in tensors]
+            for tensors in (self.keys, self.values)
+        )
+        return Prefix(keys, values, repeat_mask(self.mask_BL, samples))
+
     def extend(
         self, layer: int, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ Flow time tau runs from 1 (noise) to 0 (actions): x_tau = tau * noise + (1 - tau
 the network predicts v = noise - actions.
 
 Legend: B batch, L prompt tokens, T chunk step, A action dim, D expert dim, E backbone dim,
-P image patches, C patch values, N flow steps or images.
+F = B * draws of flow time, P image patches, C patch values, N flow steps or images.
 """
 
 from __future__ import annotations
@@ -108,24 +108,31 @@ class Nora15(Nora):
         self,
         visible: Prefix,
         actions_BTA: torch.Tensor,
-        noise_BTA: torch.Tensor,
-        tau_B: torch.Tensor,
+        noise_FTA: torch.Tensor,
+        tau_F: torch.Tensor,
         is_real_BT: torch.Tensor | None = None,
         num_steps: int | None = None,
     ) -> torch.Tensor:
         """Mean square error of the velocities, as in `losses`; `visible` is what the expert reads.
 
-        The sum is divided by `num_steps` (by default, what is real here) times A: a part of a
+        There may be several draws of noise and flow time per sample (neighbours in F). The sum is
+        divided by `num_steps` (by default, what is real here) times A and the draws: a part of a
         batch divides by the count of the whole.
         """
-        tau_B11 = tau_B[:, None, None]
-        x_BTA = tau_B11 * noise_BTA + (1 - tau_B11) * actions_BTA
-        target_BTA = noise_BTA - actions_BTA
-        error_BT = (self.velocity(x_BTA, tau_B, visible) - target_BTA).square().mean(dim=-1)
+        draws = len(tau_F) // len(actions_BTA)
         if is_real_BT is None:
-            is_real_BT = torch.ones_like(error_BT, dtype=torch.bool)
+            is_real_BT = torch.ones(actions_BTA.shape[:2], dtype=torch.bool, device=self.device)
         count = is_real_BT.sum() if num_steps is None else num_steps
-        return (error_BT * is_real_BT).sum() / count
+        if draws > 1:
+            actions_BTA, is_real_BT = (
+                x.repeat_interleave(draws, dim=0) for x in (actions_BTA, is_real_BT)
+            )
+            visible = visible.repeat(draws)
+        tau_F11 = tau_F[:, None, None]
+        x_FTA = tau_F11 * noise_FTA + (1 - tau_F11) * actions_BTA
+        target_FTA = noise_FTA - actions_BTA
+        error_FT = (self.velocity(x_FTA, tau_F, visible) - target_FTA).square().mean(dim=-1)
+        return (error_FT * is_real_BT).sum() / (count * draws)
 
     def _velocity(
         self, x_BTA: torch.Tensor, bias_BD: torch.Tensor, prefix: Prefix | PrefixBuffer

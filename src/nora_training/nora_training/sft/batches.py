@@ -3,7 +3,8 @@
 What a batch holds follows from the seed and the step alone, so that a run can be continued or
 spread over processes and see the same.
 
-Legend: S all samples, N all steps, B batch, T chunk step, A action dim, L tokens, R image size.
+Legend: S all samples, N all steps, B batch, K flow draws per sample, F = B * K, T chunk step,
+A action dim, L tokens, R image size.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Batch:
 
     `inputs`: prompts, and FAST tokens behind them where they are learned. `labels_BL`: `IGNORED`
     where nothing is. `expert_mask_BL`: the prompt. `last_B`: place of its last token.
-    `is_real_BT`: False behind the end of an episode. `tau_B`: flow time. `keyframe_B3`: m.
+    `is_real_BT`: False behind the end of an episode. `noise_FTA`, `tau_F`: noise and flow time, the
+    draws of one sample neighbours. `keyframe_B3`: m.
     `num_tokens`, `num_steps`, `num_samples`: what is learned from the samples of the whole
     optimizer step, over all parts and processes.
     """
@@ -50,8 +52,8 @@ class Batch:
     last_B: torch.Tensor
     actions_BTA: torch.Tensor
     is_real_BT: torch.Tensor
-    noise_BTA: torch.Tensor
-    tau_B: torch.Tensor
+    noise_FTA: torch.Tensor
+    tau_F: torch.Tensor
     keyframe_B3: torch.Tensor
     num_tokens: int
     num_steps: int
@@ -199,7 +201,13 @@ class Batches:
     """
 
     def __init__(
-        self, source: Source, batch_size: int, accumulate: int, seed: int, share: Share
+        self,
+        source: Source,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        share: Share,
+        flow_draws: int = 1,
     ) -> None:
         if not len(source):
             raise ValueError("samples: expected steps with an image to learn from, got none")
@@ -209,6 +217,7 @@ class Batches:
                 f"parts, got {batch_size}"
             )
         self._source, self._seed, self._size = source, seed, batch_size
+        self._draws = flow_draws
         size = batch_size // share.world // accumulate
         first = share.rank * accumulate
         self._parts = [slice(k * size, (k + 1) * size) for k in range(first, first + accumulate)]
@@ -225,9 +234,10 @@ class Batches:
         source, index_B = self._source, self.indices(step)
         random = np.random.default_rng([self._seed, NOISE, step])
         actions_BTA, is_real_BT = source.chunks(index_B)
-        noise_BTA = random.standard_normal(actions_BTA.shape, np.float32)
+        shape = (len(index_B), self._draws, *actions_BTA.shape[1:])
+        noise_BKTA = random.standard_normal(shape, np.float32)
         # Beta(a, 1) has the distribution function tau^a.
-        tau_B = random.random(len(index_B)) ** (1 / BETA) * TAU_SCALE + TAU_MIN
+        tau_BK = random.random(shape[:2]) ** (1 / BETA) * TAU_SCALE + TAU_MIN
         num_tokens = sum(len(source.target(i)) for i in index_B.tolist())
         parts = []
         for part in self._parts:
@@ -241,8 +251,8 @@ class Batches:
                     last_B=labels_BL.shape[1] - 1 - is_target_BL.sum(dim=1),
                     actions_BTA=_float32(actions_BTA[part]),
                     is_real_BT=torch.from_numpy(is_real_BT[part]),
-                    noise_BTA=torch.from_numpy(noise_BTA[part]),
-                    tau_B=_float32(tau_B[part]),
+                    noise_FTA=torch.from_numpy(noise_BKTA[part]).flatten(0, 1),
+                    tau_F=_float32(tau_BK[part]).flatten(),
                     keyframe_B3=_float32(source.keyframes(index_B[part])),
                     num_tokens=num_tokens,
                     num_steps=int(is_real_BT.sum()),

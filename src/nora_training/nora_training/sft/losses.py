@@ -99,8 +99,8 @@ class Learner(nn.Module):
             flow = self.model.flow_loss(
                 visible,
                 batch.actions_BTA.to(device),
-                batch.noise_BTA.to(device),
-                batch.tau_B.to(device),
+                batch.noise_FTA.to(device),
+                batch.tau_F.to(device),
                 batch.is_real_BT.to(device),
                 batch.num_steps,
             )

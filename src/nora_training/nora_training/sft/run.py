@@ -70,7 +70,12 @@ class Run:
         self._validation = self._validate_on(self._data.select("val", settings.outcomes))
         share = Share(self._processes.rank, self._processes.world)
         batches = Batches(
-            self._source, settings.batch_size, settings.accumulate, settings.seed, share
+            self._source,
+            settings.batch_size,
+            settings.accumulate,
+            settings.seed,
+            share,
+            settings.flow_draws,
         )
         self._num_parameters = [(p.numel(), p.requires_grad) for p in self._learner.parameters()]
         self._estimate = self._estimated()

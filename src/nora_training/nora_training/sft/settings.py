@@ -41,6 +41,7 @@ class Settings:
         ema: decay of the average of the weights that is validated and exported; 0 for none.
         keyframe_weight: of an auxiliary loss that is no part of NORA-1.5: the prompt's last
             hidden state tells how far the tool moves until the gripper's next command. 0 for none.
+        flow_draws: of noise and flow time per sample; the expert is cheap beside the backbone.
         lora_rank: of adapters in the language model, which is frozen otherwise, like the vision
             tower; rows of action tokens and expert are trained in full. 0: train everything.
         checkpointing: compute activations again in the backward pass, to save memory.
@@ -76,6 +77,7 @@ class Settings:
     clip: float = 1.0
     ema: float = 0.0
     keyframe_weight: float = 0.0
+    flow_draws: int = 1
     checkpointing: bool = False
     lora_rank: int = 0
     precision: Precision = "auto"
@@ -93,7 +95,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch_size", "accumulate", "save_every", "log_every", "val_samples")
-        for name in positive:
+        for name in (*positive, "flow_draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         counts = ("warmup", "val_every", "export_every", "num_threads", "seed", "lora_rank")
