@@ -14,6 +14,8 @@ setup(
         ("share/nora_bringup/config", glob("config/*.xml")),
         ("share/nora_bringup/config/embodiments", glob("config/embodiments/*.yaml")),
         ("share/nora_bringup/config/trials", glob("config/trials/*.yaml")),
+        ("share/nora_bringup/checkpoints/sim_widowx", glob("checkpoints/sim_widowx/*.*")),
+        ("share/nora_bringup/checkpoints/sim_widowx/fast", glob("checkpoints/sim_widowx/fast/*")),
         ("share/nora_bringup/launch", glob("launch/*.launch.py")),
     ],
     package_data={"nora_bringup": ["py.typed", "sim/models/*.xml"]},

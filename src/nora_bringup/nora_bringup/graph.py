@@ -57,6 +57,20 @@ def config_dir() -> Path:
     return Path(get_package_share_directory("nora_bringup")) / "config"
 
 
+def checkpoint_folder(embodiment: str) -> Path:
+    """The policy that comes with this package for an embodiment.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = config_dir().parent / "checkpoints" / embodiment
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no policy for {embodiment}; `make demo-policy` makes one"
+        )
+    return folder
+
+
 def embodiment_file(name: str) -> Path:
     """Path of an embodiment given by name or by path (anything that ends in .yaml)."""
     if name.endswith(".yaml"):

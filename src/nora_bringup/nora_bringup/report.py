@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,26 +10,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nora_bringup.trial import Trial
-from nora_bringup.video import Video
+from nora_bringup.video import Video, beside, beside_width
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-def write_video(path: Path, trials: Sequence[Trial]) -> None:
-    """Camera images of all trials, at the speed they were taken, with instruction and outcome."""
-    with contextlib.closing(Video(path)) as video:
-        offset_ms = 0
-        for number, trial in enumerate(trials, 1):
-            start_ns = trial.frames[0].stamp_ns if trial.frames else 0
-            for frame in trial.frames:
-                elapsed_ms = (frame.stamp_ns - start_ns) // 1_000_000
-                caption = (
-                    f"{number}/{len(trials)}  {trial.instruction}",
-                    f"{elapsed_ms / 1000:4.1f} s   outcome: {trial.outcome_name}",
-                )
-                video.add(frame.rgb_HW3, caption, offset_ms + elapsed_ms)
-            offset_ms += elapsed_ms + 500 if trial.frames else 0
+class TrialVideo:
+    """Camera images of trials, at the speed they were taken, with instruction and outcome."""
+
+    def __init__(self, path: Path, num_trials: int) -> None:
+        self._path, self._num_trials, self._number = path, num_trials, 0
+        self._video: Video | None = None
+        self._offset_ms = 0
+
+    def __enter__(self) -> TrialVideo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._video is not None:
+            self._video.close()
+
+    def add(self, trial: Trial) -> None:
+        """The next trial, first camera large, the others beside it."""
+        self._number += 1
+        if not trial.views:
+            return
+        if self._video is None:
+            self._video = Video(self._path, beside_width(len(trial.views[0]) - 1))
+        elapsed_ms, start_ns = 0, trial.views[0][0].stamp_ns
+        for first, *others in trial.views:
+            elapsed_ms = (first.stamp_ns - start_ns) // 1_000_000
+            caption = (
+                f"{self._number}/{self._num_trials}  {trial.instruction}",
+                f"{elapsed_ms / 1000:4.1f} s   outcome: {trial.outcome_name}",
+            )
+            picture_HW3 = beside(first.rgb_HW3, [frame.rgb_HW3 for frame in others])
+            self._video.add(picture_HW3, caption, self._offset_ms + elapsed_ms)
+        self._offset_ms += elapsed_ms + 500
 
 
 def write_plot(path: Path, trials: Sequence[Trial]) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from std_srvs.srv import Trigger
 
 from nora_bringup.graph import NAMESPACE, Options, embodiment_file, node_specs
 from nora_bringup.standalone import start_graph
-from nora_policy.embodiment import Embodiment
+from nora_policy.embodiment import Camera, Embodiment
 from nora_policy.nodes import convert
 from nora_policy.types import Frame
 
@@ -50,9 +51,10 @@ class Trial:
 
     `image_age_s` and `chunk_age_s` are from camera stamp to receipt of image and chunk here,
     `observation_age_s` from camera stamp to the start of a step; `commanded` and `measured` are
-    time, x, y, z of the tool. `grasp_s`: until the named object was first known to be grasped.
-    `things`: in simulation, x, y, z of everything at every judgement, in the simulator's order,
-    and of the tool then, last.
+    time, x, y, z of the tool. `views`: with every image of the first camera the newest of the
+    others, in the embodiment's order, as soon as there is one of each. `grasp_s`: until the named
+    object was first known to be grasped. `things`: in simulation, x, y, z of everything at every
+    judgement, in the simulator's order, and of the tool then, last.
     """
 
     instruction: str
@@ -68,7 +70,7 @@ class Trial:
     observation_age_s: list[float] = field(default_factory=list)
     commanded: list[tuple[float, float, float, float]] = field(default_factory=list)
     measured: list[tuple[float, float, float, float]] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
+    views: list[tuple[Frame, ...]] = field(default_factory=list)
     things: list[list[tuple[float, float, float]]] = field(default_factory=list)
     grasp_s: float | None = None
     clamped: int = 0
@@ -88,7 +90,7 @@ class TrialClient:
 
     Args:
         node: named in the namespace of the graph.
-        embodiment: whose first camera is recorded.
+        embodiment: whose cameras are watched.
         check: called while waiting; raises `RuntimeError` when the graph is no longer alive.
         has_recorder: whether the graph has a recorder, for bags.
     """
@@ -104,16 +106,12 @@ class TrialClient:
         self._trial: Trial | None = None
         self._start_ns = 0
         self._status = CommandStatus()
-        camera = embodiment.cameras[0]
+        self._newest: dict[str, Frame] = {}
+        self._cameras = embodiment.cameras
         best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-
-        def on_image(msg: Image) -> None:
-            if (trial := self._trial) is not None:
-                frame = convert.frame_from_msg(msg, camera.encoding)
-                trial.frames.append(frame)
-                trial.image_age_s.append((self._now_ns() - frame.stamp_ns) * 1e-9)
-
-        node.create_subscription(Image, camera.topic, on_image, best_effort)
+        for camera in embodiment.cameras:
+            take = partial(self._on_image, camera)
+            node.create_subscription(Image, camera.topic, take, best_effort)
         node.create_subscription(ActionChunk, "policy/action_chunk", self._on_chunk, 10)
         node.create_subscription(EndEffectorDelta, "bridge/command", self._on_command, 10)
         node.create_subscription(CommandStatus, "bridge/status", self._on_status, 10)
@@ -198,6 +196,7 @@ class TrialClient:
         trial = Trial(instruction, seed)
         before = self._status
         self._start_ns = start_ns = self._now_ns()
+        self._newest.clear()
         self._trial = trial
         try:
             self._set_mode(SetMode.Request.POLICY)
@@ -271,6 +270,16 @@ class TrialClient:
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
+
+    def _on_image(self, camera: Camera, msg: Image) -> None:
+        if (trial := self._trial) is None:
+            return
+        frame = self._newest[camera.name] = convert.frame_from_msg(msg, camera.encoding)
+        if camera.name != self._cameras[0].name:
+            return
+        trial.image_age_s.append((self._now_ns() - frame.stamp_ns) * 1e-9)
+        if len(self._newest) == len(self._cameras):
+            trial.views.append(tuple(self._newest[c.name] for c in self._cameras))
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         if (trial := self._trial) is not None:

@@ -16,15 +16,13 @@ import tyro
 from tqdm import tqdm
 
 from nora_bringup.graph import config_dir, embodiment_file
-from nora_bringup.sim.simulator import Simulator
 from nora_bringup.trials.blind import blind_names, blind_order
 from nora_bringup.trials.log import Log, identity
 from nora_bringup.trials.operator import Keys, Operator
-from nora_bringup.trials.protocol import Protocol, Scene, jobs
+from nora_bringup.trials.protocol import Protocol, Scene, jobs, scene_of
 from nora_bringup.trials.record import Job, Record, Setup
 from nora_bringup.trials.sheet import write_sheet
 from nora_bringup.trials.workers import run_jobs
-from nora_policy.embodiment import Embodiment
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -69,7 +67,7 @@ def run_trials(trials: Trials) -> None:
     path = protocol_file(trials.protocol)
     protocol = Protocol.load(path, trials.folders)
     file = embodiment_file(protocol.embodiment)
-    scene = _scene(Embodiment.load(file))
+    scene = scene_of(protocol.embodiment)
     _require_possible(protocol, trials.ros, scene)
     every = jobs(protocol, scene)
     log = Log(trials.out, identity(protocol, file, trials.ros))
@@ -148,13 +146,6 @@ def finish(out: Path, log: Log, every: tuple[Job, ...], title: str) -> None:
     records = {record.job.key: record for record in log.records}
     print(write_sheet(out, [records[job.key] for job in every], title))
     print(f"\nsheet {out}/trials.md, trials.csv, trials.png; videos {out}/videos")
-
-
-def _scene(embodiment: Embodiment) -> Scene | None:
-    if embodiment.driver is None or embodiment.driver.kind != "sim":
-        return None
-    simulator = Simulator(embodiment)
-    return Scene(simulator.objects, simulator.receptacles)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

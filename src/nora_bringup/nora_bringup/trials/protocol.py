@@ -10,8 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from nora_bringup.graph import embodiment_file
+from nora_bringup.sim.simulator import Simulator
 from nora_bringup.sim.task import parse
 from nora_bringup.trials.record import Condition, Head, Job, Videos
+from nora_policy.embodiment import Embodiment
 from nora_policy.schema import build, load_yaml
 
 DELAY_UNIT_S = 0.02
@@ -116,6 +119,15 @@ class Protocol:
             for c in read.checkpoints
         )
         return dataclasses.replace(read, checkpoints=contenders)
+
+
+def scene_of(embodiment: str) -> Scene | None:
+    """What stands in the simulated scene of an embodiment (name or file); None: a real robot."""
+    loaded = Embodiment.load(embodiment_file(embodiment))
+    if loaded.driver is None or loaded.driver.kind != "sim":
+        return None
+    simulator = Simulator(loaded)
+    return Scene(simulator.objects, simulator.receptacles)
 
 
 def _beside(path: Path, contender: Contender) -> Path:

@@ -95,8 +95,7 @@ class RosTrials:
         operator, seconds = self._operator, self._protocol.seconds
         if operator is None:
             trial = client.run(job.instruction, job.seed, seconds, _ignore, settle_s=SETTLE_S)
-            outcome = OUTCOMES.get(trial.outcome, "failure")
-            return trial, Verdict(outcome, trial.distractor_grasps)
+            return trial, verdict_of(trial)
         trial = client.run(job.instruction, job.seed, seconds, _ignore, operator.has_decided)
         verdict = operator.verdict()
         if verdict.outcome is not None:
@@ -106,10 +105,21 @@ class RosTrials:
 
     def _write_video(self, trial: Trial, job: Job, outcome: Outcome) -> None:
         wanted = self._protocol.video
-        if trial.frames and (wanted == "all" or (wanted == "failures" and outcome != "success")):
+        if trial.views and (wanted == "all" or (wanted == "failures" and outcome != "success")):
             folder = self._out / "videos"
             folder.mkdir(parents=True, exist_ok=True)
-            report.write_video(folder / f"{job.key}.mp4", [trial])
+            with report.TrialVideo(folder / f"{job.key}.mp4", 1) as video:
+                video.add(trial)
+
+
+def verdict_of(trial: Trial) -> Verdict:
+    """That of the simulator."""
+    return Verdict(OUTCOMES.get(trial.outcome, "failure"), trial.distractor_grasps)
+
+
+def record_of(job: Job, trial: Trial, scene: Scene | None) -> Record:
+    """Judged by the simulator."""
+    return Record(job, result_of(trial, verdict_of(trial), scene))
 
 
 def result_of(trial: Trial, verdict: Verdict, scene: Scene | None) -> Result:
