@@ -2,13 +2,16 @@
 SHELL := bash
 RUN := scripts/with_env.sh
 .DEFAULT_GOAL := help
-.PHONY: setup demo test lint bench clean help
+.PHONY: setup demo demo-policy test lint bench clean help
 
 setup: ## dependencies, build, env.sh; what is done stays done
 	@scripts/setup.sh
 
-demo: setup ## a simulated arm follows three instructions in closed loop: out/demo/; HEAD=fast for tokens
+demo: setup ## a trained policy works through ten scenes in closed loop: out/demo/; HEAD=fast for tokens
 	@$(RUN) nora demo $(if $(HEAD),--head $(HEAD)) $(ARGS)
+
+demo-policy: setup ## make that policy: demonstrations, data set, training, trials: out/demo_policy/; goes on where it stopped
+	@$(RUN) scripts/demo_policy.sh
 
 test: lint ## lint, types, and every test; ARGS="-k word" for some
 	@$(RUN) python -m pytest $(ARGS)
@@ -33,4 +36,4 @@ clean: ## remove everything that set-up, build and runs have made
 	rm -rf .venv build install log out env.sh .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16

@@ -49,7 +49,7 @@ def wait_for(condition, limit_s: float = START_LIMIT_S) -> None:
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    process = nora("demo", "--trial-seconds", "3", "--out", str(out))
+    process = nora("demo", "--trials", "3", "--trial-seconds", "4", "--out", str(out))
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     return out, output
@@ -58,14 +58,18 @@ def demo_run(tmp_path_factory):
 @pytest.mark.timeout(240)
 def test_demo_reports_three_trials_that_moved_the_arm(demo_run):
     out, output = demo_run
-    assert "random" in output  # it says plainly that the weights are
-    rows = [line for line in (out / "trials.md").read_text().splitlines() if "put the" in line]
+    sheet = (out / "trials.md").read_text()
+    assert sheet.strip() in output
+    assert "| demo | normal | 3 |" in sheet
+    rows = [line for line in sheet.splitlines() if re.match(r"\| put the .* \| 1000\d\d \|", line)]
     assert len(rows) == 3
     for row in rows:
         rate = float(row.split("|")[6])
         assert rate > 2.0
         assert re.search(r"\d+ / \d+ ms \| \d+ / \d+ ms \|$", row)
     assert (out / "paths.png").stat().st_size > 20_000
+    assert (out / "trials.png").is_file()
+    assert len((out / "trials.csv").read_text().splitlines()) == 4
 
 
 @pytest.mark.timeout(240)
@@ -124,7 +128,8 @@ def test_no_orphan_when_the_runner_itself_is_killed():
         (("up", "--device", "gpu"), r"gpu"),
         (("demo", "--checkpoint", "nowhere"), r"error: checkpoint: expected a folder"),
         (("demo", "--trial-seconds", "-1"), r"error: trial-seconds: expected more than 0"),
-        (("demo", "--seed", "-1"), r"error: seed: expected 0 or more"),
+        (("demo", "--seed", "-2"), r"error: seed: expected 0 or more"),
+        (("demo", "--trials", "0"), r"error: trials: expected at least 1"),
         (
             ("up", "--embodiment", "galaxea_a1"),
             r"galaxea_a1.yaml: arm: expected a kinematic model",
