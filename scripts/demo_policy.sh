@@ -28,3 +28,6 @@ nora-sft --dataset "$out/data" --init "$out/untrained" --out "$out/training" --r
 stage "4/4 trials: $out/trials"
 nora-trials demo_policy --out "$out/trials" \
     --folders demo "$out/training/checkpoint" tokens "$out/training/checkpoint" untrained "$out/untrained"
+
+printf '\nThe policy is in %s; to ship it with the package:\n' "$out/training/checkpoint"
+printf '  cp -r %s/. src/nora_bringup/checkpoints/sim_widowx/\n' "$out/training/checkpoint"

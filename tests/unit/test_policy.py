@@ -45,7 +45,7 @@ def policy(saved, embodiment) -> Policy:
 
 def observe(instruction: str = "pick up the red cube", seed: int = 0) -> Observation:
     rgb = np.random.default_rng(seed).integers(0, 256, (120, 160, 3), np.uint8)
-    return Observation((rgb,), instruction, STAMP_NS)
+    return Observation((rgb, rgb), instruction, STAMP_NS)
 
 
 def test_a_chunk_is_complete(policy, embodiment):
@@ -213,15 +213,17 @@ def test_a_robot_that_differs_in_what_was_taught_is_refused(saved, embodiment, c
 
 
 def test_other_cameras_are_refused(saved, embodiment):
-    wrist = dataclasses.replace(embodiment.cameras[0], name="wrist")
-    other = dataclasses.replace(embodiment, cameras=(*embodiment.cameras, wrist))
-    with pytest.raises(ValueError, match=r"cameras: expected \['primary'\], got \['primary', 'wr"):
+    side = dataclasses.replace(embodiment.cameras[0], name="side")
+    other = dataclasses.replace(embodiment, cameras=(*embodiment.cameras, side))
+    expected = r"cameras: expected \['primary', 'wrist'\], got \['primary', 'wrist', 'side'\]"
+    with pytest.raises(ValueError, match=expected):
         Policy.load(saved, other, "cpu")
 
 
 def test_what_was_not_taught_may_differ(saved, embodiment):
     camera = dataclasses.replace(embodiment.cameras[0], topic="elsewhere", rotation_deg=180)
-    other = dataclasses.replace(change(embodiment, execute_steps=1), cameras=(camera,))
+    cameras = (camera, *embodiment.cameras[1:])
+    other = dataclasses.replace(change(embodiment, execute_steps=1), cameras=cameras)
     Policy.load(saved, other, "cpu")
 
 

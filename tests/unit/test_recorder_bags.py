@@ -150,7 +150,7 @@ def test_qos_is_written_as_jazzy_reads_it(tmp_path):
 
 
 def test_metadata_are_what_rosbag2_of_jazzy_decodes(tmp_path):
-    """Field by field with `rosbag2_storage/yaml.hpp`, and the lists of its `qos.cpp`."""
+    """Field by field as in `rosbag2_storage/yaml.hpp`, and QoS as lists, as Jazzy writes them."""
     write(tmp_path / "bag", [(topic.name, 5, b"x" * 20) for topic in TOPICS])
     about = yaml.safe_load((tmp_path / "bag/metadata.yaml").read_text())
     about = about["rosbag2_bagfile_information"]

@@ -141,7 +141,7 @@ def test_shipped_protocols_are_about_the_scene():
     simulator = Simulator(Embodiment.load(EMBODIMENT))
     scene = Scene(simulator.objects, simulator.receptacles)
     paths = sorted((config_dir() / "trials").glob("*.yaml"))
-    assert {path.stem for path in paths} >= {"demo", "pick_and_place_100"}
+    assert {path.stem for path in paths} >= {"demo", "demo_policy"}
     for path in paths:
         protocol = Protocol.load(path)
         if protocol.embodiment == "sim_widowx":

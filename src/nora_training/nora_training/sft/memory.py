@@ -12,7 +12,8 @@ from nora_training.sft.settings import Settings
 
 GIB = 2**30
 FLOAT = 4
-# Numbers that a layer keeps per token for the backward pass, in units of its width: measured.
+# Numbers that a layer keeps per token for the backward pass, in units of its width: counted from
+# the inputs of its products and nonlinearities, rounded up; not measured on a GPU.
 KEPT_DENSE, KEPT_CHECKPOINTED = 34, 2
 
 
