@@ -31,6 +31,7 @@ bench: setup ## the quick benchmarks: tiny model, tokens, simulator, chain laten
 	@$(RUN) python benchmarks/dds_profile.py
 	@$(RUN) python benchmarks/recorder_throughput.py
 	@$(RUN) python benchmarks/bag_conversion.py
+	@$(RUN) python benchmarks/sft_speed.py
 
 clean: ## remove everything that set-up, build and runs have made
 	rm -rf .venv build install log out env.sh .mypy_cache .pytest_cache .ruff_cache .hypothesis

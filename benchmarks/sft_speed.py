@@ -3,7 +3,7 @@
 python benchmarks/sft_speed.py [--batch-size 64] [--threads 2]
 
 The plain one does what the reference trainer does: it prepares sample after sample (image, prompt,
-FAST tokens), and computes the logits of every token of the prompt. Both take the same samples, and
+FAST tokens), embeds patches by convolution and computes the logits of every token. Both take the same samples, and
 their losses must agree.
 """
 
@@ -20,6 +20,7 @@ import torch
 import tyro
 from machine import processor
 from torch.nn import functional as F
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPatchEmbed
 
 from nora_policy.models.expert import Prefix
 from nora_policy.models.nora15 import Nora15
@@ -81,6 +82,10 @@ class Bench:
 
     def plain(self) -> Callable[[int], float]:
         model = self.network()
+        visual, vision = model.vlm.model.visual, model.config.vision_config
+        stock = Qwen2_5_VisionPatchEmbed(embed_dim=vision.hidden_size)
+        stock.proj = visual.patch_embed.proj
+        visual.patch_embed = stock
         optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
 
         def step(number: int) -> float:

@@ -36,7 +36,7 @@ from nora_policy.schema import build
 
 DEMO, SETTINGS = "demo.json", "demos.json"
 HALF = ".half"  # folders of episodes that are not finished
-SCENE, COURSE = 0, 1  # streams of random numbers of an episode
+SCENE, COURSE, TASK = 0, 1, 2  # streams of random numbers of an episode
 # Each process draws and computes with one thread: there is one process per core.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -48,6 +48,7 @@ class Settings:
 
     seed: int
     tasks: Tasks
+    tasks_per_scene: int
     image_size: int
     noise: bool
     embodiment_sha256: str
@@ -74,9 +75,12 @@ class Demos:
     Attributes:
         episodes: bags there shall be.
         out: folder of the bags.
-        seed: of the first episode's scene; the next ones count on.
+        seed: of the first episode; the next ones count on.
         workers: processes.
         tasks: put: on the plate or in the bowl; all: also near something.
+        tasks_per_scene: episodes in a row that share a scene, each about another object as far as
+            there are some: without that, what a scene looks like tells which object is meant, and
+            a policy may learn the scenes instead of the instructions.
         image_size: side of the images, px.
         noise: nudge the arm off its way in some episodes.
         embodiment: name of a simulated robot in `config/embodiments`, or a path to its file.
@@ -87,12 +91,13 @@ class Demos:
     seed: int = 0
     workers: int = os.cpu_count() or 1
     tasks: Tasks = "put"
+    tasks_per_scene: int = 1
     image_size: int = 224
     noise: bool = True
     embodiment: str = "sim_widowx"
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "workers", "image_size"):
+        for name in ("episodes", "workers", "tasks_per_scene", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.seed < 0:
@@ -144,7 +149,12 @@ class Demos:
     def _settings(self) -> Settings:
         origin = provenance(embodiment_file(self.embodiment), "", "")
         return Settings(
-            self.seed, self.tasks, self.image_size, self.noise, origin.embodiment_sha256
+            self.seed,
+            self.tasks,
+            self.tasks_per_scene,
+            self.image_size,
+            self.noise,
+            origin.embodiment_sha256,
         )
 
 
@@ -155,13 +165,21 @@ def make(demos: Demos, origin: Provenance, episode: int) -> Demo:
     path = embodiment_file(demos.embodiment)
     embodiment, cell, definitions = _workplace(path, demos.image_size)
     seed = demos.seed + episode
-    instruction = draw_task(np.random.default_rng((seed, SCENE)), cell.simulator, demos.tasks)
+    number = seed % demos.tasks_per_scene
+    scene = seed - number
+    moved = np.random.default_rng((scene, SCENE)).permutation(cell.simulator.objects)
+    instruction = draw_task(
+        np.random.default_rng((seed, TASK)),
+        cell.simulator,
+        demos.tasks,
+        str(moved[number % len(moved)]),
+    )
     course = Course.draw(np.random.default_rng((seed, COURSE)), cell, embodiment, demos.noise)
-    cell.reset(seed, instruction, course.start_rad)
+    cell.reset(scene, instruction, course.start_rad)
     bag = CellBag(half, cell, embodiment, definitions, open_label(episode, instruction, origin))
     demonstration = Demonstration(cell, embodiment, course, bag)
     demonstration.run()
-    label = bag.close(f"scripted expert in simulation, scene seed {seed}")
+    label = bag.close(f"scripted expert in simulation, scene seed {scene}")
     demo = _summary(label, cell, demonstration, course)
     text = json.dumps(dataclasses.asdict(demo), indent=1) + "\n"
     (half / DEMO).write_text(text, encoding="utf-8")

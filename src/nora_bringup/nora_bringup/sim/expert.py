@@ -178,12 +178,14 @@ class Expert:
         return np.array([*way_m, 0.0, 0.0, 0.0, gripper])
 
 
-def draw_task(rng: np.random.Generator, simulator: Simulator, tasks: Tasks = "put") -> str:
-    """An instruction about the scene: any object, any receptacle, any wording.
+def draw_task(
+    rng: np.random.Generator, simulator: Simulator, tasks: Tasks = "put", moved: str = ""
+) -> str:
+    """An instruction about the scene: object `moved` (or any), any receptacle, any wording.
 
     `put`: on the plate or in the bowl; `all`: also near something.
     """
-    moved = str(rng.choice(simulator.objects))
+    moved = moved or str(rng.choice(simulator.objects))
     is_near = tasks == "all" and rng.random() < NEAR_SHARE
     others = [name for name in simulator.objects if name != moved] if is_near else []
     target = str(rng.choice([*simulator.receptacles, *others]))

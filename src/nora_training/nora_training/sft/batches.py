@@ -40,8 +40,8 @@ class Batch:
 
     `inputs`: prompts, and FAST tokens behind them where they are learned. `labels_BL`: `IGNORED`
     where nothing is. `expert_mask_BL`: the prompt. `last_B`: place of its last token.
-    `is_real_BT`: False behind the end of an episode. `noise_FTA`, `tau_F`: noise and flow time, the
-    draws of one sample neighbours. `keyframe_B3`: m.
+    `is_real_BT`: False behind the end of an episode. `noise_FTA`, `tau_F`: noise and flow time,
+    the draws of one sample neighbours. `keyframe_B3`: m.
     `num_tokens`, `num_steps`, `num_samples`: what is learned from the samples of the whole
     optimizer step, over all parts and processes.
     """
