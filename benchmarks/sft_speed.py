@@ -3,8 +3,8 @@
 python benchmarks/sft_speed.py [--batch-size 64] [--threads 2]
 
 The plain one does what the reference trainer does: it prepares sample after sample (image, prompt,
-FAST tokens), embeds patches by convolution and computes the logits of every token. Both take the same samples, and
-their losses must agree.
+FAST tokens), embeds patches by convolution and computes the logits of every token. Both take the
+same samples, and their losses must agree.
 """
 
 from __future__ import annotations
