@@ -7,14 +7,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out="${OUT:-out/demo_policy}"
-episodes="${EPISODES:-1000}"
+episodes="${EPISODES:-3000}"
 steps="${STEPS:-5000}"
 embodiment=src/nora_bringup/config/embodiments/sim_widowx.yaml
 
 stage() { printf '\n== %s\n' "$*"; }
 
 stage "1/4 demonstrations: $out/demos"
-nora-demos --episodes "$episodes" --out "$out/demos" --image-size 168
+nora-demos --episodes "$episodes" --out "$out/demos" --image-size 168 --tasks-per-scene 3
 
 stage "2/4 data set: $out/data"
 nora-dataset build --bags "$out/demos" --out "$out/data" --embodiment "$embodiment" --image-size 84 --val-fraction 0.03
