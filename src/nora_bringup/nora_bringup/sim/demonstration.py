@@ -26,8 +26,9 @@ UNLABELLED = "demonstration/unlabelled"
 MAX_STEPS = 80
 # Where the tool starts, from its home: enough for the policy to see the arm elsewhere.
 START_MIN_M, START_MAX_M = (-0.06, -0.12, -0.08), (0.06, 0.12, 0.03)
-# The image is this old when its step begins, in control periods: what inference takes.
-MIN_AGE, MAX_AGE = 2, 7
+# The image is this old when its step begins, in control periods: what camera, inference and the
+# wait for a step boundary take. Less than a step, or the image would be another step's.
+MIN_AGE, MAX_AGE = 2, 9
 NUDGED_EPISODES = 0.7
 NUDGED_STEPS = 0.35
 NUDGE_M = 0.012  # standard deviation along each axis
