@@ -23,6 +23,7 @@ class TrialVideo:
         self._path, self._num_trials, self._number = path, num_trials, 0
         self._video: Video | None = None
         self._offset_ms = 0
+        self._last_ms = -1
 
     def __enter__(self) -> TrialVideo:
         return self
@@ -41,13 +42,16 @@ class TrialVideo:
         elapsed_ms, start_ns = 0, trial.views[0][0].stamp_ns
         for first, *others in trial.views:
             elapsed_ms = (first.stamp_ns - start_ns) // 1_000_000
+            if self._offset_ms + elapsed_ms <= self._last_ms:
+                continue  # came late, behind a newer one
+            self._last_ms = self._offset_ms + elapsed_ms
             caption = (
                 f"{self._number}/{self._num_trials}  {trial.instruction}",
                 f"{elapsed_ms / 1000:4.1f} s   outcome: {trial.outcome_name}",
             )
             picture_HW3 = beside(first.rgb_HW3, [frame.rgb_HW3 for frame in others])
-            self._video.add(picture_HW3, caption, self._offset_ms + elapsed_ms)
-        self._offset_ms += elapsed_ms + 500
+            self._video.add(picture_HW3, caption, self._last_ms)
+        self._offset_ms = self._last_ms + 500
 
 
 def write_plot(path: Path, trials: Sequence[Trial]) -> None:

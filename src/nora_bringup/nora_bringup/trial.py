@@ -199,7 +199,7 @@ class TrialClient:
         self._newest.clear()
         self._trial = trial
         try:
-            self._set_mode(SetMode.Request.POLICY)
+            self._wait(self._try_policy_mode, CALL_TIMEOUT_S, "the bridge to accept mode POLICY")
             goal = ExecuteInstruction.Goal(instruction=instruction, timeout=timeout_s)
             handle = self._result_of(self._execute.send_goal_async(goal), "execute_instruction")
             result = handle.get_result_async()
@@ -232,6 +232,13 @@ class TrialClient:
         if not answer.success:
             self._node.get_logger().info(answer.message, throttle_duration_sec=1.0)
         return bool(answer.success)
+
+    def _try_policy_mode(self) -> bool:
+        """As `_try_home`: a joint state that comes late is no reason to end the trials."""
+        answer = self._request("bridge/set_mode", SetMode.Request(mode=SetMode.Request.POLICY))
+        if answer.error_code not in (SetMode.Response.NONE, SetMode.Response.NO_STATE):
+            raise RuntimeError(f"bridge/set_mode: {answer.error_msg}")
+        return bool(answer.error_code == SetMode.Response.NONE)
 
     def _set_mode(self, mode: int) -> None:
         self._demand("bridge/set_mode", SetMode.Request(mode=mode))
