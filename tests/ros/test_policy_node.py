@@ -55,6 +55,7 @@ class Client:
         self.child.wait_for_output("ready:", START_S)
         self.chunks = ros.collect("policy/action_chunk", ActionChunk)
         self.images = ros.publisher("camera/image_raw", Image, BEST_EFFORT)
+        self.wrist = ros.publisher("wrist/image_raw", Image, BEST_EFFORT)
         self.instructions = ros.publisher("instruction", String, LATCHED)
         self.action = ActionClient(ros.node, ExecuteInstruction, "execute_instruction")
         ros.wait_for(self.action.server_is_ready)
@@ -62,7 +63,8 @@ class Client:
     def send_image(self, stamp_ns: int | None = None) -> int:
         stamp_ns = self.ros.now_ns() if stamp_ns is None else stamp_ns
         rgb = np.random.default_rng(stamp_ns % 2**32).integers(0, 256, (64, 64, 3), np.uint8)
-        self.images.publish(convert.image_to_msg(rgb, stamp_ns, "camera"))
+        for images in (self.wrist, self.images):
+            images.publish(convert.image_to_msg(rgb, stamp_ns, "camera"))
         return stamp_ns
 
     def stream_until(self, condition, timeout: float = 10.0) -> None:
