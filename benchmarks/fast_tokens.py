@@ -14,7 +14,7 @@ from typing import ParamSpec
 
 import numpy as np
 import tyro
-from machine import processor
+from machine import processor, show
 from numpy.typing import NDArray
 from scipy.fft import idct
 from tqdm import tqdm
@@ -267,11 +267,7 @@ def run(settings: Settings) -> str:
 
 def main() -> None:
     settings = tyro.cli(Settings)
-    text = run(settings)
-    print(text)
-    if settings.out is not None:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        settings.out.write_text(text + "\n")
+    show(run(settings), settings.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from machine import processor
+from machine import processor, show
 from tqdm import tqdm
 
 from nora_policy.checkpoints import checkpoint
@@ -212,11 +212,7 @@ def run(settings: Settings) -> str:
 
 def main() -> None:
     settings = tyro.cli(Settings)
-    text = run(settings)
-    print(text)
-    if settings.out is not None:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        settings.out.write_text(text + "\n")
+    show(run(settings), settings.out)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from machine import show
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -135,11 +136,7 @@ def run(settings: Settings) -> str:
 
 def main() -> None:
     settings = tyro.cli(Settings)
-    text = run(settings)
-    print(text)
-    if settings.out is not None:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        settings.out.write_text(text + "\n")
+    show(run(settings), settings.out)
 
 
 if __name__ == "__main__":

@@ -79,18 +79,9 @@ class ScriptedExpert:
 
     def infer(self, observation: Observation) -> ActionChunk:
         cell, simulator = self.cell, self.cell.simulator
-        state = cell.arm_state()
-        assert cell.target is not None
         assert cell.embodiment.workspace is not None
-        scene = Scene(
-            cell.target.pose.position_m,
-            cell.kinematics.forward(state.joints_rad).position_m,
-            state.gripper,
-            simulator.object_positions,
-            simulator.radii_m,
-        )
         task = parse(observation.instruction, simulator.objects, simulator.receptacles)
-        action_A = Expert(task, cell.embodiment.workspace).step(scene)
+        action_A = Expert(task, cell.embodiment.workspace).step(Scene.of(cell))
         self.actions.append(action_A)
         return chunk(action_A, observation.stamp_ns)
 

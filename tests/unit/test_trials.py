@@ -281,15 +281,7 @@ class ExpertAgent:
     def infer(self, observation):
         cell, simulator = self.cell, self.cell.simulator
         task = parse(observation.instruction, simulator.objects, simulator.receptacles)
-        state = cell.arm_state()
-        scene = ExpertScene(
-            cell.target.pose.position_m,
-            cell.kinematics.forward(state.joints_rad).position_m,
-            state.gripper,
-            simulator.object_positions,
-            simulator.radii_m,
-        )
-        action_A = Expert(task, cell.embodiment.workspace).step(scene)
+        action_A = Expert(task, cell.embodiment.workspace).step(ExpertScene.of(cell))
         return Follower(action_A).infer(observation)
 
 

@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _demo(demo: tyro.conf.OmitArgPrefixes[Demo]) -> int:
-    """Closed loop in simulation: three instructions, a video, a plot and a table."""
+    """A policy in closed loop in simulation: a trial sheet, a video and plots."""
     return run_demo(demo)
 
 

@@ -120,7 +120,7 @@ def _problems_of_all(
     names: Sequence[str], constant: tuple[str, ...], agreement_6: Float64
 ) -> list[str]:
     problems = [f"action {name} is the same in every step" for name in constant]
-    for name, share in zip(names, agreement_6, strict=False):
+    for name, share in zip(names[:6], agreement_6, strict=True):
         if share < MIN_AGREEMENT:
             problems.append(
                 f"action {name} and the measured motion agree in sign in {share:.0%} of the steps"

@@ -124,7 +124,7 @@ def _plot_episodes(path: Path, dataset: Dataset, quality: Quality) -> None:
         ("clipped [%]", [100 * e.clipped for e in quality.episodes]),
     )
     numbers = np.arange(len(quality.episodes))
-    for plot, (label, values) in zip(axes.flat, bars, strict=False):
+    for plot, (label, values) in zip(axes.flat[:3], bars, strict=True):
         plot.bar(numbers, values, width=1.0, color="tab:blue", edgecolor="white", lw=0.3)
         plot.set(xlabel="episode, as in index.json", ylabel=label)
         plot.set_ylim(0, max(*values, 0.1) * 1.05)

@@ -89,7 +89,7 @@ class Demonstration:
         for _ in range(self._num_careful):  # which the bridge would scale down
             self._do(_rest(OPEN), UNLABELLED)
         for nudge_3 in self._course.nudges_M3:
-            scene = self._scene()
+            scene = Scene.of(self._cell)
             if self._cell.task_state.success and self._expert.is_done(scene):
                 return
             action_A = self._expert.step(scene)
@@ -139,17 +139,6 @@ class Demonstration:
         if is_seen and bag is not None:
             bag.look(cell.observe())
         cell.advance(age_s, on_tick)
-
-    def _scene(self) -> Scene:
-        cell, state = self._cell, self._cell.arm_state()
-        assert cell.target is not None  # the cell's reset waits for it
-        return Scene(
-            cell.target.pose.position_m,
-            cell.kinematics.forward(state.joints_rad).position_m,
-            state.gripper,
-            cell.simulator.object_positions,
-            cell.simulator.radii_m,
-        )
 
 
 def _rest(gripper: float) -> Float64:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from nora_bringup.sim.cell import Cell
 from nora_bringup.sim.simulator import Simulator
 from nora_bringup.sim.task import Task
 from nora_policy.embodiment import Workspace
@@ -85,6 +86,19 @@ class Scene:
     opening: float
     things_m: Mapping[str, Float64]
     radii_m: Mapping[str, float]
+
+    @classmethod
+    def of(cls, cell: Cell) -> Scene:
+        """As the cell stands now."""
+        assert cell.target is not None  # the cell's reset waits for it
+        state = cell.arm_state()
+        return cls(
+            cell.target.pose.position_m,
+            cell.kinematics.forward(state.joints_rad).position_m,
+            state.gripper,
+            cell.simulator.object_positions,
+            cell.simulator.radii_m,
+        )
 
 
 @dataclass(frozen=True, slots=True)
