@@ -58,7 +58,7 @@ def robot(tmp_path: Path) -> Path:
     """An embodiment whose record list is `TOPICS`."""
     data = yaml.safe_load(embodiment_file("sim_widowx").read_text())
     file = tmp_path / "robot.yaml"
-    file.write_text(yaml.safe_dump({**data, "record": RECORD}))
+    file.write_text(yaml.safe_dump({**data, "record": RECORD, "record_optional": []}))
     return file
 
 

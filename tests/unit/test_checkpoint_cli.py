@@ -237,7 +237,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
 
 def chunks(policy: Policy) -> np.ndarray:
     rgb = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
-    observation = Observation((rgb,), "pick up the red cube", 0)
+    observation = Observation((rgb, rgb[::-1]), "pick up the red cube", 0)
     found = [policy.infer(observation), *policy.sample(observation, 2)]
     return np.stack([chunk.actions_TA for chunk in found])
 

@@ -304,8 +304,9 @@ def test_four_samples_are_learned_by_heart_and_the_policy_says_them(tmp_path, he
     data = write_dataset(tmp_path / "data", lengths=(5,) * 4, val_fraction=0.0, num_observed=1)
     fast = nora_dataset_fast(tmp_path / "data", tmp_path / "fast")
     write_checkpoint(tmp_path / "init")
-    options = {"steps": 100, "batch_size": 4, "warmup": 5, "lr": 3e-3, "save_every": 1000}
+    options = {"steps": 200, "batch_size": 4, "warmup": 5, "lr": 1e-2, "save_every": 1000}
     options |= {"optimizer": "muon", "muon_lr": 0.02, "fast": fast, "heads": heads}
+    options |= {"flow_draws": 16}
     Run(settings(tmp_path, "run", **options), never).train()
     head = "fast" if heads == "fast" else "flow"
     policy = Policy.load(tmp_path / "run/checkpoint", data.embodiment, "cpu", seed=0, head=head)
