@@ -56,7 +56,8 @@ def write_dataset(
                 np.arange(length) < (num_observed or length), stamps, NO_IMAGE
             ),
             actions_NA=actions,
-            measured_N6=np.zeros((length, 6)),
+            measured_N6=actions[:, :6],
+            positions_N3=actions[:, :3].cumsum(axis=0) - actions[:, :3],
         )
         (folder / "episode.json").write_text(json.dumps({}))
         for camera in embodiment.cameras:

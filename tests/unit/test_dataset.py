@@ -279,7 +279,8 @@ def test_view_writes_a_video_of_every_step(dataset, monkeypatch, tmp_path):
 
 def steps_of(actions: Float64, measured: Float64) -> Steps:
     stamps = START_NS + STEP_NS * np.arange(len(actions))
-    return Steps(stamps, stamps - 30_000_000, actions, measured)
+    positions = actions[:, :3].cumsum(axis=0) - actions[:, :3]
+    return Steps(stamps, stamps - 30_000_000, actions, measured, positions)
 
 
 def test_quality_of_a_known_episode():

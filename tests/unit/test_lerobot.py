@@ -93,7 +93,9 @@ def walk(num: int, seed: int = 0) -> Steps:
     actions = rng.normal(0.0, 0.01, (num, 7))
     actions[:, 6] = rng.uniform(size=num) > 0.5
     stamps = 1_700_000_000_123_456_789 + np.cumsum(rng.integers(2, 5, num)) * 200_000_000
-    return Steps(stamps, stamps - 7_654_321, actions, actions[:, :6] * 0.9)
+    return Steps(
+        stamps, stamps - 7_654_321, actions, actions[:, :6] * 0.9, rng.normal(size=(num, 3))
+    )
 
 
 @st.composite
@@ -106,6 +108,7 @@ def episodes(draw: st.DrawFn) -> Steps:
         draw(stamps),
         draw(arrays.arrays(np.float64, (num, 7), elements=floats)),
         draw(arrays.arrays(np.float64, (num, 6), elements=floats | st.just(np.nan))),
+        draw(arrays.arrays(np.float64, (num, 3), elements=floats | st.just(np.nan))),
     )
 
 

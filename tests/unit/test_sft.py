@@ -1,6 +1,7 @@
 """Fine-tuning: batches, masks, exact continuation, parts and processes, and that it learns."""
 
 import dataclasses
+import functools
 import json
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from nora_policy.preprocess import pad_left, with_target
 from nora_policy.types import Observation
 from nora_training.samples import Samples
 from nora_training.sft import cli, log
+from nora_training.sft.augment import Augment
 from nora_training.sft.batches import Batches, Share
 from nora_training.sft.run import Run
 from nora_training.sft.settings import Settings
@@ -112,11 +114,48 @@ def test_every_epoch_sees_every_sample_once_and_processes_share_the_batches(fold
     assert {(p.num_tokens, p.num_steps) for p in parts} == {(whole.num_tokens, whole.num_steps)}
 
 
+def test_changed_images_move_and_change_their_light_alone():
+    augment, size = Augment(shift=0.1, jitter=0.2), 20
+    images = np.random.default_rng(1).integers(0, 256, (30, size, size, 3), np.uint8)
+    before = images.copy()
+    changes = augment.draw(np.random.default_rng(0), 30, size)
+    found = changes(images)
+    np.testing.assert_array_equal(images, before)
+    assert (found.shape, found.dtype) == (images.shape, np.uint8)
+    assert len(np.unique(changes.offset_F2, axis=0)) > 10
+    assert changes.offset_F2.max() == 4
+    moved = dataclasses.replace(changes, jitter_F2=np.zeros((30, 2)))(images)
+    for image, source, (down, right) in zip(moved, images, changes.offset_F2 - 2, strict=True):
+        rows, columns = np.arange(size) + down, np.arange(size) + right
+        expected = source[rows.clip(0, size - 1)][:, columns.clip(0, size - 1)]
+        np.testing.assert_array_equal(image, expected)
+    # Light: a straight line through all levels, up to rounding and the ends of the scale.
+    gain, offset = 1 + changes.jitter_F2[:, 0], 255 * changes.jitter_F2[:, 1]
+    line = (moved - 127.5) * gain[:, None, None, None] + 127.5 + offset[:, None, None, None]
+    assert np.abs(found - line.clip(0, 255)).max() <= 0.5 + 1e-9
+    assert found.std() != moved.std()
+
+
+def test_the_changes_of_a_batch_follow_from_seed_and_step_alone(folder):
+    run = Run(settings(folder, "changes"), never)
+    make = functools.partial(Batches, run._source, 4, augment=Augment(0.1, 0.1))
+    whole = make(1, 0, Share()).at(3)[0].inputs
+    plain = Batches(run._source, 4, 1, 0, Share()).at(3)[0].inputs
+    parts = [p.inputs for rank in (0, 1) for p in make(2, 0, Share(rank, 2)).at(3)]
+    patches = torch.cat([part.pixel_values_PC for part in parts])
+    assert torch.equal(patches, whole.pixel_values_PC)
+    assert not torch.equal(plain.pixel_values_PC, whole.pixel_values_PC)
+    assert not torch.equal(
+        make(1, 0, Share()).at(4)[0].inputs.pixel_values_PC, whole.pixel_values_PC
+    )
+
+
 # continuing
 
 
 def test_a_stopped_run_continues_as_if_it_had_not_been(folder):
     options = {"ema": 0.9, "keyframe_weight": 0.3, "optimizer": "muon", "save_every": 4}
+    options |= {"shift": 0.1, "jitter": 0.1}
     Run(settings(folder, "whole", **options), never).train()
     asked = iter([False, False, True])
     with pytest.raises(Stopped):
@@ -188,7 +227,7 @@ def nora_sft(monkeypatch, options: Settings) -> int:
 
 @pytest.mark.parametrize("changes", [{"accumulate": 4}, {"checkpointing": True}], ids=str)
 def test_saving_memory_changes_nothing(folder, changes):
-    options = {"keyframe_weight": 0.3, "steps": 3}
+    options = {"keyframe_weight": 0.3, "steps": 3, "shift": 0.1, "jitter": 0.1}
     if not (folder / "plain/checkpoint").is_dir():
         Run(settings(folder, "plain", **options), never).train()
     name = next(iter(changes))

@@ -40,13 +40,21 @@ class ToolPath:
         x y z in m, then roll pitch yaw in rad (extrinsic x-y-z), all about the base axes: what
         is added to, or applied on the left of, the pose at the start of the period.
         """
-        start = self.stamps_M[0]
-        knots_s = (self.stamps_M - start) * 1e-9  # small numbers: float64 holds no epoch in ns
-        times_s = np.clip((grid - start) * 1e-9, 0.0, knots_s[-1])
-        positions = np.stack([np.interp(times_s, knots_s, p) for p in self.positions_M3.T], axis=1)
+        knots_s, times_s = self._seconds(grid)
         rotations = Slerp(knots_s, self.rotations)(times_s)
         turns = (rotations[1:] * rotations[:-1].inv()).as_euler("xyz")
-        return np.hstack([np.diff(positions, axis=0), turns])
+        return np.hstack([np.diff(self.positions(grid), axis=0), turns])
+
+    def positions(self, times_N: Int64) -> Float64:
+        """(N, 3) at `times_N`, ns; the first or last one outside of the path."""
+        knots_s, times_s = self._seconds(times_N)
+        return np.stack([np.interp(times_s, knots_s, p) for p in self.positions_M3.T], axis=1)
+
+    def _seconds(self, times_N: Int64) -> tuple[Float64, Float64]:
+        """Knots and times since the first knot: float64 holds no epoch in ns."""
+        start = self.stamps_M[0]
+        knots_s = (self.stamps_M - start) * 1e-9
+        return knots_s, np.clip((times_N - start) * 1e-9, 0.0, knots_s[-1])
 
 
 def commanded_path(

@@ -130,7 +130,7 @@ def draw(dataset: Dataset, compare: Compare) -> Recorded:
     """
     entries = dataset.select(compare.split, compare.outcomes)
     steps = [dataset.steps(entry) for entry in entries]
-    begins = [starts(s.is_observed_N, 1) for s in steps]
+    begins = [starts(s, 1) for s in steps]
     ends_E = np.cumsum([len(b) for b in begins], dtype=np.int64)
     total = int(ends_E[-1]) if entries else 0
     if not total:
@@ -149,7 +149,7 @@ def draw(dataset: Dataset, compare: Compare) -> Recorded:
         )
         stamp_ns = int(steps[episode].image_stamps_N[start])
         observations.append(Observation(images, entry.instruction, stamp_ns))
-        futures.append(steps[episode].actions_NA[start:])
+        futures.append(steps[episode].future(start))
     return Recorded(tuple(observations), tuple(futures))
 
 
@@ -172,7 +172,7 @@ def demonstrated(
 ) -> tuple[Float64, NDArray[np.bool_]]:
     """What was done, (N, T, A), over the shortest chunk among the answers; and which is real."""
     horizon = min(answer.actions_NTA.shape[1] for answer in answers)
-    chunks = [chunk(future_SA, 0, horizon) for future_SA in recorded.futures]
+    chunks = [chunk(future_SA, horizon) for future_SA in recorded.futures]
     return np.stack([actions_TA for actions_TA, _ in chunks]), np.stack([r for _, r in chunks])
 
 

@@ -53,7 +53,13 @@ def _write(bag: Bag, embodiment: Embodiment, build: Build, sha256: str) -> Entry
     half = Path(tempfile.mkdtemp(prefix=".", dir=build.out / EPISODES))
     try:
         image_stamps_N = _write_images(half, bag, episode, embodiment, build.image_size)
-        steps = Steps(episode.stamps_N, image_stamps_N, episode.actions_NA, episode.measured_N6)
+        steps = Steps(
+            episode.stamps_N,
+            image_stamps_N,
+            episode.actions_NA,
+            episode.measured_N6,
+            episode.positions_N3,
+        )
         entry = Entry(
             sha256=sha256,
             bag=str(bag.folder),

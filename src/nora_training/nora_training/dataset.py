@@ -3,7 +3,7 @@
     index.json                       settings, one entry per episode
     embodiment.yaml                  copy of the embodiment's file
     episodes/<hash>/episode.json     the entry
-                    steps.npz        stamps_N, image_stamps_N, actions_NA, measured_N6
+                    steps.npz        an array for each field of `Steps`
                     <camera>.npy     (N, size, size, 3) uint8, oriented, cut and resized
 
 Legend: N steps, A action dim.
@@ -28,10 +28,11 @@ from nora_policy.normalization import Statistics
 from nora_policy.types import Float64
 from nora_training.alignment import Int64
 
-FORMAT = 1
+FORMAT = 2
 INDEX, EMBODIMENT, EPISODES = "index.json", "embodiment.yaml", "episodes"
 NO_IMAGE = -1
 ROUNDING = 1e-6  # m or rad per step
+MOVED_M = 5e-3  # between two steps: more than an arm that comes to rest
 
 Split = Literal["train", "val"]
 UInt8 = NDArray[np.uint8]
@@ -76,11 +77,31 @@ class Steps:
     image_stamps_N: Int64
     actions_NA: Float64
     measured_N6: Float64
+    positions_N3: Float64
+
+    @property
+    def ends_N(self) -> Int64:
+        """Where the stretch of every step ends, exclusive.
+
+        A stretch ends where something else moved the tool before the next step (by more than
+        `MOVED_M`): what comes then answers to that, and must not be learned as what follows the
+        image before. Steps left out because nothing moved end none.
+        """
+        before_M3 = self.positions_N3[:-1] + self.measured_N6[:-1, :3]
+        moved_M = np.linalg.norm(self.positions_N3[1:] - before_M3, axis=1)
+        num = len(self.stamps_N)
+        ends = np.append(np.flatnonzero(moved_M > MOVED_M) + 1, num)  # NaN: not known to
+        found: Int64 = ends[np.searchsorted(ends, np.arange(num), side="right")]
+        return found
 
     @property
     def is_observed_N(self) -> NDArray[np.bool_]:
         observed: NDArray[np.bool_] = self.image_stamps_N != NO_IMAGE
         return observed
+
+    def future(self, start: int) -> Float64:
+        """Actions (S, A) from step `start` to the end of its stretch."""
+        return self.actions_NA[start : self.ends_N[start]]
 
 
 @dataclass(frozen=True, slots=True)

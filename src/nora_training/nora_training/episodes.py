@@ -29,9 +29,9 @@ class Episode:
     """A demonstration without no-op steps; its images are still in the bag.
 
     `stamps_N`: start of each step, ns. `actions_NA`: what was done from then on for one step
-    period, as in `ActionChunk`. `measured_N6`: how the tool really moved meanwhile, NaN where
-    the bag does not tell. `source`: the messages that the actions are from. `num_periods`: steps
-    before the filter.
+    period, as in `ActionChunk`. `measured_N6`: how the tool really moved meanwhile, and
+    `positions_N3`: where it was at the start, m, in the base frame; NaN where the bag does not
+    tell. `source`: the messages that the actions are from. `num_periods`: steps before the filter.
     """
 
     instruction: str
@@ -41,6 +41,7 @@ class Episode:
     stamps_N: Int64
     actions_NA: Float64
     measured_N6: Float64
+    positions_N3: Float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,10 @@ def _episode(task: _Task, motion: Motion, found: list[Motion], period_s: float) 
     keep = moving(actions_NA)
     if not keep.any():
         raise ValueError(f"expected motion, got none in {num_periods} steps")
-    measured_N6 = np.full((num_periods, 6), np.nan)
+    measured_N6, positions_N3 = (np.full((num_periods, dim), np.nan) for dim in (6, 3))
     if measured := [other for other in found if other.source != "command"]:
         measured_N6 = measured[0].path.steps(grid)
+        positions_N3 = measured[0].path.positions(grid[:-1])
     return Episode(
         instruction=task.instruction,
         outcome=task.outcome,
@@ -99,6 +101,7 @@ def _episode(task: _Task, motion: Motion, found: list[Motion], period_s: float) 
         stamps_N=grid[:-1][keep],
         actions_NA=actions_NA[keep],
         measured_N6=measured_N6[keep],
+        positions_N3=positions_N3[keep],
     )
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from nora_policy.normalization import Statistics, normalize
 from nora_policy.types import Float64, Observation
 from nora_training.alignment import Int64
-from nora_training.dataset import NO_IMAGE, Dataset, Entry
+from nora_training.dataset import NO_IMAGE, Dataset, Entry, Steps
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`actions_TA`: normalised. `is_real_T`: False behind the end of the episode.
+    """`actions_TA`: normalised. `is_real_T`: False behind the end of the episode or stretch.
 
     What is not real must not be learned: it is standing still with the gripper as it was, there
     only so that a batch has one shape. Masked and not left out, because a policy that executes
@@ -54,9 +54,7 @@ class Samples(Sequence[Sample]):
         self._dataset, self._entries = dataset, tuple(entries)
         self._statistics, self._horizon = statistics, horizon
         self._steps = [dataset.steps(entry) for entry in self._entries]
-        self._starts = [
-            starts(steps.is_observed_N, horizon if only_complete else 1) for steps in self._steps
-        ]
+        self._starts = [starts(steps, horizon if only_complete else 1) for steps in self._steps]
         self._ends_E = np.cumsum([len(s) for s in self._starts], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -74,7 +72,7 @@ class Samples(Sequence[Sample]):
             np.array(self._dataset.images(entry, camera.name)[step])
             for camera in self._dataset.embodiment.cameras
         ]
-        actions_TA, is_real_T = chunk(steps.actions_NA, step, self._horizon)
+        actions_TA, is_real_T = chunk(steps.future(step), self._horizon)
         return Sample(
             Observation(tuple(images), entry.instruction, int(steps.image_stamps_N[step])),
             normalize(actions_TA, self._statistics),
@@ -82,10 +80,10 @@ class Samples(Sequence[Sample]):
         )
 
 
-def starts(is_observed_N: NDArray[np.bool_], num_real: int) -> Int64:
-    """Steps with an image and `num_real` steps from there to the end of the episode, or more."""
-    last = len(is_observed_N) - num_real
-    return np.flatnonzero(is_observed_N[: max(last + 1, 0)])
+def starts(steps: Steps, num_real: int) -> Int64:
+    """Steps with an image and `num_real` steps from there to the end of the stretch, or more."""
+    left_N = steps.ends_N - np.arange(len(steps.stamps_N))
+    return np.flatnonzero(steps.is_observed_N & (left_N >= num_real))
 
 
 def locate(ends_E: Int64, index: int) -> tuple[int, int]:
@@ -94,10 +92,10 @@ def locate(ends_E: Int64, index: int) -> tuple[int, int]:
     return episode, index - (int(ends_E[episode - 1]) if episode else 0)
 
 
-def chunk(actions_NA: Float64, start: int, horizon: int) -> tuple[Float64, NDArray[np.bool_]]:
-    """`horizon` actions from `start` on, and which are real; the rest stand still."""
-    steps = start + np.arange(horizon)
-    is_real_T = steps < len(actions_NA)
-    actions_TA = actions_NA[np.minimum(steps, len(actions_NA) - 1)]
+def chunk(future_SA: Float64, horizon: int) -> tuple[Float64, NDArray[np.bool_]]:
+    """The first `horizon` actions of `Steps.future`, and which are real; the rest stand still."""
+    index_T = np.arange(horizon)
+    is_real_T = index_T < len(future_SA)
+    actions_TA = future_SA[np.minimum(index_T, len(future_SA) - 1)]
     actions_TA[~is_real_T, :6] = 0.0
     return actions_TA, is_real_T

@@ -44,5 +44,5 @@ def _chunks(
 ) -> Iterator[Float64]:
     for entry in entries:
         steps = dataset.steps(entry)
-        for start in starts(steps.is_observed_N, horizon).tolist():
-            yield normalize(chunk(steps.actions_NA, start, horizon)[0], statistics)
+        for start in starts(steps, horizon).tolist():
+            yield normalize(chunk(steps.future(start), horizon)[0], statistics)

@@ -26,6 +26,7 @@ from nora_training.lerobot.meta import (
     IMAGE_STAMP,
     IMAGES,
     MEASURED,
+    POSITION,
     STAMP,
     VIDEO,
     Row,
@@ -169,6 +170,7 @@ def _table(steps: Steps, episode: int, first: int, task: int, fps: int) -> pa.Ta
         {
             ACTION: _vectors(steps.actions_NA),
             MEASURED: _vectors(steps.measured_N6),
+            POSITION: _vectors(steps.positions_N3),
             STAMP: steps.stamps_N,
             IMAGE_STAMP: steps.image_stamps_N,
             "timestamp": (frames_N / fps).astype(np.float32),

@@ -29,7 +29,15 @@ from nora_training.dataset import (
     write_index,
 )
 from nora_training.lerobot.exporting import new_folder
-from nora_training.lerobot.meta import IMAGE_STAMP, IMAGES, MEASURED, STAMP, Row, frame_rate
+from nora_training.lerobot.meta import (
+    IMAGE_STAMP,
+    IMAGES,
+    MEASURED,
+    POSITION,
+    STAMP,
+    Row,
+    frame_rate,
+)
 from nora_training.lerobot.source import LeRobotSource
 
 GRIPPER_SLACK = 0.05
@@ -146,12 +154,13 @@ class Import:
 def _steps(source: LeRobotSource, row: Row) -> Steps:
     """All steps of an episode; without stamps of ours, its time begins at 0."""
     counted = np.arange(row["length"], dtype=np.int64) * NS_PER_S // source.fps
-    measured = source.vectors(row, MEASURED)
+    measured, positions = source.vectors(row, MEASURED), source.vectors(row, POSITION)
     return Steps(
         counted if (stamps := source.numbers(row, STAMP)) is None else stamps,
         counted if (stamps := source.numbers(row, IMAGE_STAMP)) is None else stamps,
         source.actions(row),
         np.full((row["length"], 6), np.nan) if measured is None else measured,
+        np.full((row["length"], 3), np.nan) if positions is None else positions,
     )
 
 

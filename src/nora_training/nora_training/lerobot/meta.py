@@ -33,6 +33,7 @@ TASKS, EPISODES = "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parque
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 ACTION, MEASURED, IMAGES = "action", "observation.measured_step", "observation.images."
+POSITION = "observation.tool_position"
 STAMP, IMAGE_STAMP = "stamp_ns", "image_stamp_ns"
 COUNTS = ("frame_index", "episode_index", "index", "task_index")
 CHUNK_FILES = 1000
@@ -88,7 +89,7 @@ def _info(dataset: Dataset, rows: list[Row], num_tasks: int, crf: int) -> Row:
 
 def _features(dataset: Dataset, video: Row) -> dict[str, Row]:
     names, size = list(dataset.embodiment.action.names), dataset.settings.image_size
-    vectors = {ACTION: names, MEASURED: names[:6]}
+    vectors = {ACTION: names, MEASURED: names[:6], POSITION: names[:3]}
     numbers = {"timestamp": "float32"} | dict.fromkeys((STAMP, IMAGE_STAMP, *COUNTS), "int64")
     picture = {
         "dtype": "video",
@@ -107,9 +108,11 @@ def _statistics(dataset: Dataset) -> dict[str, Row]:
     """Of actions and of images (0 ... 1, per channel); what was never measured has none."""
     steps = [dataset.steps(entry) for entry in dataset.entries]
     found = {ACTION: _summary(step.actions_NA for step in steps)}
-    measured = [step.measured_N6[np.isfinite(step.measured_N6).all(axis=1)] for step in steps]
-    if any(len(measured_N6) for measured_N6 in measured):
-        found[MEASURED] = _summary(measured)
+    for feature, name in ((MEASURED, "measured_N6"), (POSITION, "positions_N3")):
+        rows = [getattr(step, name) for step in steps]
+        known = [row_ND[np.isfinite(row_ND).all(axis=1)] for row_ND in rows]
+        if any(len(row_ND) for row_ND in known):
+            found[feature] = _summary(known)
     for camera in dataset.embodiment.cameras:
         images = (dataset.images(entry, camera.name)[::SAMPLED] for entry in dataset.entries)
         summary = _summary(_pixels(image_NHW3) for image_NHW3 in images)

@@ -27,11 +27,12 @@ from nora_policy.types import Float64
 from nora_training.alignment import Int64
 from nora_training.dataset import Dataset, Entry
 from nora_training.samples import starts
+from nora_training.sft.augment import Augment, Changes
 from nora_training.sft.keyframes import to_keyframe
 
 PAD = 0
 BETA, TAU_SCALE, TAU_MIN = 1.5, 0.999, 0.001
-ORDER, NOISE = 0, 1  # streams of random numbers
+ORDER, NOISE, IMAGES = 0, 1, 2  # streams of random numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Batch:
 
     `inputs`: prompts, and FAST tokens behind them where they are learned. `labels_BL`: `IGNORED`
     where nothing is. `expert_mask_BL`: the prompt. `last_B`: place of its last token.
-    `is_real_BT`: False behind the end of an episode. `noise_FTA`, `tau_F`: noise and flow time,
+    `is_real_BT`: False behind the end of a stretch. `noise_FTA`, `tau_F`: noise and flow time,
     the draws of one sample neighbours. `keyframe_B3`: m.
     `num_tokens`, `num_steps`, `num_samples`: what is learned from the samples of the whole
     optimizer step, over all parts and processes.
@@ -83,23 +84,34 @@ class Source:
             raise ValueError("samples: expected episodes, got none")
         steps = [dataset.steps(entry) for entry in self._entries]
         num_real = config.horizon if only_complete else 1
-        found = [starts(s.is_observed_N, num_real) for s in steps]
-        ends = np.cumsum([len(s.actions_NA) for s in steps], dtype=np.int64)
+        found = [starts(s, num_real) for s in steps]
+        lengths = [len(s.actions_NA) for s in steps]
+        offsets = np.cumsum(lengths, dtype=np.int64) - lengths
         counts = [len(f) for f in found]
         self._step_S = np.concatenate(found)
         self._episode_S = np.repeat(np.arange(len(steps)), counts)
-        self._start_S = self._step_S + np.repeat(ends - [len(s.actions_NA) for s in steps], counts)
-        self._end_S = np.repeat(ends, counts)
+        self._start_S = self._step_S + np.repeat(offsets, counts)
+        ends_N = np.concatenate([s.ends_N + o for s, o in zip(steps, offsets, strict=True)])
+        self._end_S = ends_N[self._start_S]
         self.actions_NA: Float64 = np.concatenate([s.actions_NA for s in steps])
         self._normalised_NA = normalize(self.actions_NA, statistics)
         self._still_A = normalize(np.zeros(config.action_dim), statistics)
-        self._keyframe_N3 = np.concatenate([to_keyframe(s.actions_NA) for s in steps])
+        self._keyframe_N3 = np.concatenate([to_keyframe(s) for s in steps])
         self._prompts = [preprocessor.prompt(entry.instruction) for entry in self._entries]
         self._targets: dict[int, list[int]] = {}
         self._frames: dict[tuple[int, str], tuple[Path, int]] = {}
 
     def __len__(self) -> int:
         return len(self._step_S)
+
+    @property
+    def num_cameras(self) -> int:
+        return len(self._dataset.embodiment.cameras)
+
+    @property
+    def image_size(self) -> int:
+        """px, of what the network reads."""
+        return self._config.image_size
 
     def num_real(self, index_B: Int64) -> Int64:
         """Steps of each chunk that are real (B,)."""
@@ -154,7 +166,9 @@ class Source:
             return images
         return np.stack([resize(image, wanted, wanted) for image in images])
 
-    def inputs(self, index_B: Int64, has_target: bool) -> tuple[ModelInputs, torch.Tensor]:
+    def inputs(
+        self, index_B: Int64, has_target: bool, changes: Changes | None = None
+    ) -> tuple[ModelInputs, torch.Tensor]:
         """What the network reads, padded on the left, and the labels (B, L)."""
         indices = index_B.tolist()
         prompts = [self.prompt(i) for i in indices]
@@ -168,10 +182,11 @@ class Source:
             ids_BL[row, begin:] = prompt + target
             mask_BL[row, begin:] = 1
             labels_BL[row, length - len(target) :] = target
+        images = self.images(index_B)
         inputs = ModelInputs(
             torch.from_numpy(ids_BL),
             torch.from_numpy(mask_BL),
-            *self._preprocessor.patches(self.images(index_B)),
+            *self._preprocessor.patches(images if changes is None else changes(images)),
         )
         return inputs, torch.from_numpy(labels_BL)
 
@@ -208,6 +223,7 @@ class Batches:
         seed: int,
         share: Share,
         flow_draws: int = 1,
+        augment: Augment | None = None,
     ) -> None:
         if not len(source):
             raise ValueError("samples: expected steps with an image to learn from, got none")
@@ -217,7 +233,7 @@ class Batches:
                 f"parts, got {batch_size}"
             )
         self._source, self._seed, self._size = source, seed, batch_size
-        self._draws = flow_draws
+        self._draws, self._augment = flow_draws, augment
         size = batch_size // share.world // accumulate
         first = share.rank * accumulate
         self._parts = [slice(k * size, (k + 1) * size) for k in range(first, first + accumulate)]
@@ -238,10 +254,11 @@ class Batches:
         noise_BKTA = random.standard_normal(shape, np.float32)
         # Beta(a, 1) has the distribution function tau^a.
         tau_BK = random.random(shape[:2]) ** (1 / BETA) * TAU_SCALE + TAU_MIN
+        changes_P = self._changes(step)
         num_tokens = sum(len(source.target(i)) for i in index_B.tolist())
         parts = []
-        for part in self._parts:
-            inputs, labels_BL = source.inputs(index_B[part], has_target=True)
+        for part, changes in zip(self._parts, changes_P, strict=True):
+            inputs, labels_BL = source.inputs(index_B[part], True, changes)
             is_target_BL = labels_BL != IGNORED
             parts.append(
                 Batch(
@@ -260,6 +277,15 @@ class Batches:
                 )
             )
         return parts
+
+    def _changes(self, step: int) -> list[Changes | None]:
+        """Of the images of each part: what an image becomes does not depend on the parts."""
+        if self._augment is None:
+            return [None] * len(self._parts)
+        random = np.random.default_rng([self._seed, IMAGES, step])
+        each = self._source.num_cameras
+        changes = self._augment.draw(random, self._size * each, self._source.image_size)
+        return [changes.part(slice(p.start * each, p.stop * each)) for p in self._parts]
 
     def run(self, start: int, end: int) -> Iterator[list[Batch]]:
         """Steps `start` to `end`, each prepared while the one before is learned."""

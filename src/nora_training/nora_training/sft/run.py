@@ -76,6 +76,7 @@ class Run:
             settings.seed,
             share,
             settings.flow_draws,
+            settings.augment,
         )
         self._num_parameters = [(p.numel(), p.requires_grad) for p in self._learner.parameters()]
         self._estimate = self._estimated()

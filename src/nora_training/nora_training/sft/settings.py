@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from nora_policy.goal import Outcome
+from nora_training.sft.augment import Augment
 
 Heads = Literal["both", "flow", "fast"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -42,6 +44,8 @@ class Settings:
         keyframe_weight: of an auxiliary loss that is no part of NORA-1.5: the prompt's last
             hidden state tells how far the tool moves until the gripper's next command. 0 for none.
         flow_draws: of noise and flow time per sample; the expert is cheap beside the backbone.
+        shift: images are moved by up to this share of their side, at random; 0 for not.
+        jitter: contrast and brightness change by up to this share, at random; 0 for not.
         lora_rank: of adapters in the language model, which is frozen otherwise, like the vision
             tower; rows of action tokens and expert are trained in full. 0: train everything.
         checkpointing: compute activations again in the backward pass, to save memory.
@@ -78,6 +82,8 @@ class Settings:
     ema: float = 0.0
     keyframe_weight: float = 0.0
     flow_draws: int = 1
+    shift: float = 0.0
+    jitter: float = 0.0
     checkpointing: bool = False
     lora_rank: int = 0
     precision: Precision = "auto"
@@ -94,19 +100,13 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "accumulate", "save_every", "log_every", "val_samples")
-        for name in (*positive, "flow_draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        counts = ("steps", "batch_size", "accumulate", "save_every", "log_every", "val_samples")
+        self._check((*counts, "flow_draws"), "at least 1", lambda x: x >= 1)
         counts = ("warmup", "val_every", "export_every", "num_threads", "seed", "lora_rank")
-        for name in (*counts, "weight_decay", "keyframe_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        for name in ("lr", "muon_lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: expected 0 ... 1, below 1, got {self.ema}")
+        weights = ("weight_decay", "keyframe_weight")
+        self._check((*counts, *weights), "at least 0", lambda x: 0 <= x < math.inf)
+        self._check(("lr", "muon_lr", "clip"), "a number above 0", lambda x: 0 < x < math.inf)
+        self._check(("ema", "shift", "jitter"), "0 ... 1, below 1", lambda x: 0 <= x < 1)
         if self.parallel == "fsdp" and (self.lora_rank or self.optimizer == "muon"):
             raise ValueError("parallel: expected ddp with adapters or muon, got fsdp")
         if self.batch_size % self.accumulate:
@@ -114,6 +114,16 @@ class Settings:
                 f"accumulate: expected a divisor of batch_size {self.batch_size}, "
                 f"got {self.accumulate}"
             )
+
+    def _check(self, names: Sequence[str], wanted: str, holds: Callable[[float], bool]) -> None:
+        for name in names:
+            if not holds(getattr(self, name)):
+                raise ValueError(f"{name}: expected {wanted}, got {getattr(self, name)}")
+
+    @property
+    def augment(self) -> Augment | None:
+        """None for images as they are."""
+        return Augment(self.shift, self.jitter) if self.shift or self.jitter else None
 
     def to_json(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
