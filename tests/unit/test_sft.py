@@ -150,6 +150,33 @@ def test_the_changes_of_a_batch_follow_from_seed_and_step_alone(folder):
     )
 
 
+PROTOCOL = """
+embodiment: {robot}
+checkpoints: [{{name: mine, folder: nowhere, head: flow}}]
+tasks: ["put the {{object}} on the plate"]
+seeds: {{start: 100000, count: 2}}
+seconds: 0.6
+video: none
+"""
+
+
+def test_checkpoints_are_tried_out_in_simulation_on_the_way(folder):
+    protocol = folder / "short.yaml"
+    protocol.write_text(PROTOCOL.format(robot="sim_widowx"))
+    options = {"steps": 4, "export_every": 2, "trials": str(protocol)}
+    metrics = Run(settings(folder, "tried", **options), never).train()
+    shares = {"mine_normal_success": 0.0, "mine_normal_distractor": 0.0}
+    assert metrics.items() >= shares.items()
+    rows = [row for row in log.read(folder / "tried") if row["kind"] == "trials"]
+    assert rows == [{"step": step, "kind": "trials", **shares} for step in (2, 4)]
+    for name in ("checkpoints/step_2", "checkpoint"):
+        lines = (folder / f"tried/{name}_trials/trials.jsonl").read_text().splitlines()
+        assert [json.loads(line)["result"]["chunks"] for line in lines] == [3, 3]
+    protocol.write_text(PROTOCOL.format(robot="widowx"))
+    with pytest.raises(ValueError, match="expected a simulated robot, got widowx"):
+        Run(settings(folder, "real", **options), never)
+
+
 # continuing
 
 

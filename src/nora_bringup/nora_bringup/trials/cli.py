@@ -60,8 +60,12 @@ def main() -> None:
         sys.exit(BAD_INPUT)
 
 
-def run_trials(trials: Trials) -> None:
-    """Raises `ValueError`, `OSError` or `RuntimeError` when it cannot go on."""
+def run_trials(trials: Trials) -> list[Record]:
+    """All of them, in the order of the protocol.
+
+    Raises:
+        ValueError, OSError, RuntimeError: it cannot go on.
+    """
     if trials.workers < 0:
         raise ValueError(f"workers: expected 0 or more, got {trials.workers}")
     path = protocol_file(trials.protocol)
@@ -81,7 +85,7 @@ def run_trials(trials: Trials) -> None:
         records = run_jobs(missing, setup, workers, trials.out / "logs")
     with contextlib.closing(records):
         follow(records, log, every)
-    finish(trials.out, log, every, path.stem)
+    return finish(trials.out, log, every, path.stem)
 
 
 def _require_possible(protocol: Protocol, has_ros: bool, scene: Scene | None) -> None:
@@ -141,11 +145,13 @@ def follow(records: Iterator[Record], log: Log, every: tuple[Job, ...]) -> None:
             progress.update()
 
 
-def finish(out: Path, log: Log, every: tuple[Job, ...], title: str) -> None:
+def finish(out: Path, log: Log, every: tuple[Job, ...], title: str) -> list[Record]:
     """Write the sheet, in the order of the protocol, and show it."""
-    records = {record.job.key: record for record in log.records}
-    print(write_sheet(out, [records[job.key] for job in every], title))
+    by_key = {record.job.key: record for record in log.records}
+    records = [by_key[job.key] for job in every]
+    print(write_sheet(out, records, title))
     print(f"\nsheet {out}/trials.md, trials.csv, trials.png; videos {out}/videos")
+    return records
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

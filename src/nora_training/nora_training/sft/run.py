@@ -15,7 +15,7 @@ from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.preprocess import Preprocessor
 from nora_training.dataset import Dataset, Entry
-from nora_training.sft import export, log, lora, memory, recompute
+from nora_training.sft import closed_loop, export, log, lora, memory, recompute
 from nora_training.sft.batches import Batches, Share, Source
 from nora_training.sft.losses import Learner
 from nora_training.sft.parallel import Processes, full
@@ -48,6 +48,8 @@ class Run:
     def __init__(self, settings: Settings, is_stopped: Callable[[], bool]) -> None:
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
+        if settings.trials is not None:
+            closed_loop.check(settings.trials)
         self._settings = settings
         self._data = Dataset.load(settings.dataset)
         has_unused = not settings.keyframe_weight and _is_flow_alone(settings)
@@ -118,7 +120,6 @@ class Run:
         metrics = self._trainer.run()
         if self.is_main:
             log.plot(self._settings.out)
-        self._trainer.finish()
         self._processes.end()
         return metrics
 
@@ -174,18 +175,21 @@ class Run:
     def _total_parameters(self) -> int:
         return sum(count for count, _ in self._num_parameters)
 
-    def _export(self, step: int, metrics: dict[str, float]) -> None:
+    def _export(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """All processes must call it: their parts are put together."""
-        state = full(lora.merged(self._learner.model))
+        state, settings = full(lora.merged(self._learner.model)), self._settings
+        shares: dict[str, float] = {}
         if self.is_main:
-            settings = self._settings
             is_last = step == settings.steps
             name = CHECKPOINT if is_last else f"{CHECKPOINTS}/step_{step}"
             model = export.rebuild(self._config, state, DTYPES[settings.export_dtype])
             folder, tokenizer, fast = settings.out / name, self._tokenizer, self._fast
             card = self._card(step, metrics, folder)
             export.export(folder, model, tokenizer, fast, self._data, self._statistics, card)
+            if settings.trials is not None:
+                shares = closed_loop.run(settings.trials, folder)
         self._processes.wait()
+        return shares
 
     def _card(self, step: int, metrics: dict[str, float], folder: Path) -> dict[str, Any]:
         return {

@@ -16,7 +16,16 @@ Heads = Literal["both", "flow", "fast"]
 Precision = Literal["auto", "fp32", "bf16"]
 # May differ between the start of a run and its continuation: they do not move a weight.
 OPERATIONAL = frozenset(
-    {"out", "resume", "save_every", "log_every", "val_every", "export_every", "num_threads"}
+    {
+        "out",
+        "resume",
+        "save_every",
+        "log_every",
+        "val_every",
+        "export_every",
+        "trials",
+        "num_threads",
+    }
 )
 
 
@@ -60,6 +69,7 @@ class Settings:
         val_every: steps between validations, 0 for none but the last.
         val_samples: samples of the validation split, always the same.
         export_every: steps between checkpoints in `out/checkpoints`, 0 for none.
+        trials: protocol of `nora-trials`, in simulation, for these checkpoints and the last one.
         num_threads: of torch on the CPU, 0: as torch likes.
         seed: of data order, noise and flow times.
     """
@@ -96,6 +106,7 @@ class Settings:
     val_every: int = 1000
     val_samples: int = 256
     export_every: int = 0
+    trials: str | None = None
     num_threads: int = 0
     seed: int = 0
 

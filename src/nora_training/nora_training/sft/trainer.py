@@ -36,7 +36,8 @@ class Stopped(Exception):
 class Trainer:
     """Trains `learner` on `batches`.
 
-    `export(step, metrics)` writes a checkpoint with the weights that the learner then has.
+    `export(step, metrics)` writes a checkpoint with the weights that the learner then has, and
+    tells how it did in trials, if there were any.
     `is_stopped()` is asked after every step; the state is saved before `Stopped` is raised.
     """
 
@@ -46,7 +47,7 @@ class Trainer:
         learner: Learner,
         batches: Batches,
         validation: Validation | None,
-        export: Callable[[int, dict[str, float]], None],
+        export: Callable[[int, dict[str, float]], dict[str, float]],
         is_stopped: Callable[[], bool],
         processes: Processes,
     ) -> None:
@@ -95,7 +96,7 @@ class Trainer:
         self._metrics = found.progress["metrics"]
 
     def run(self) -> dict[str, float]:
-        """Train to the end; the metrics of the last validation.
+        """Train to the end and write the last checkpoint; the metrics of the last validation.
 
         Raises:
             Stopped: it was asked to.
@@ -122,17 +123,18 @@ class Trainer:
                     bar.set_postfix(loss=f"{row['total']:.4f}")
                     _write(log, self._step, "train", row)
                 self._between(log)
-        return self._metrics
+            return {**self._metrics, **self._try_out(log)}
 
     def _between(self, log: Log | None) -> None:
         """What is due after a step. The state is saved last, so that nothing is done twice."""
         settings = self._settings
         if self._is_due(settings.val_every):
             self._validate(log)
-        if settings.export_every and self._step % settings.export_every == 0:
-            self._with_average(lambda: self._export(self._step, self._metrics))
+        is_last = self._step == settings.steps
+        if not is_last and settings.export_every and self._step % settings.export_every == 0:
+            self._try_out(log)
         is_asked = self._processes.any(self._is_stopped())
-        is_stopped = is_asked and self._step < settings.steps
+        is_stopped = is_asked and not is_last
         if is_stopped or self._is_due(settings.save_every):
             self.save()
         if is_stopped:
@@ -193,9 +195,13 @@ class Trainer:
         finally:
             self._average.swap()
 
-    def finish(self) -> None:
-        """Write the last checkpoint."""
-        self._with_average(lambda: self._export(self._step, self._metrics))
+    def _try_out(self, log: Log | None) -> dict[str, float]:
+        shares: dict[str, float] = self._with_average(
+            lambda: self._export(self._step, self._metrics)
+        )
+        if shares:
+            _write(log, self._step, "trials", shares)
+        return shares
 
     def save(self) -> None:
         """All processes must call it; the first writes."""
