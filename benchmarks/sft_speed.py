@@ -149,7 +149,8 @@ def make_dataset(root: Path, size: int) -> Dataset:
             stamps_N=stamps,
             image_stamps_N=stamps,
             actions_NA=actions,
-            measured_N6=np.zeros((NUM_STEPS, 6)),
+            measured_N6=actions[:, :6],
+            positions_N3=actions[:, :3].cumsum(axis=0) - actions[:, :3],
         )
         entries.append(entry)
     datasets.write_index(root, datasets.Settings(size, "command", "0" * 64), entries, 0.0)

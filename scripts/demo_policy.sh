@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out="${OUT:-out/demo_policy}"
-episodes="${EPISODES:-3000}"
-steps="${STEPS:-5000}"
+episodes="${EPISODES:-1800}"
+steps="${STEPS:-7000}"
 embodiment=src/nora_bringup/config/embodiments/sim_widowx.yaml
 
 stage() { printf '\n== %s\n' "$*"; }
@@ -23,7 +23,7 @@ stage "3/4 training: $out/training (tensorboard --logdir $out/training)"
 [[ -f $out/untrained/card.json ]] || python -m nora_training.small --dataset "$out/data" --out "$out/untrained"
 nora-sft --dataset "$out/data" --init "$out/untrained" --out "$out/training" --resume \
     --steps "$steps" --batch-size 64 --optimizer muon --lr 3e-3 --muon-lr 3e-3 --warmup 100 --clip 10 --ema 0.995 \
-    --keyframe-weight 5 --flow-draws 4 --save-every 250 --val-every 250
+    --weight-decay 0.05 --keyframe-weight 5 --flow-draws 4 --shift 0.025 --jitter 0.1 --save-every 250 --val-every 500
 
 stage "4/4 trials: $out/trials"
 nora-trials demo_policy --out "$out/trials" \
