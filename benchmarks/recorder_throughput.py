@@ -96,7 +96,7 @@ def publish(stop: Event) -> None:
 def recorder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The recorder node, as a process; bags go to `folder`."""
     data = yaml.safe_load(embodiment_file("sim_widowx").read_text(encoding="utf-8"))
-    data["record"] = [*CAMERAS, STATES]
+    data["record"], data["record_optional"] = [*CAMERAS, STATES], []
     file = folder / "robot.yaml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     command = [sys.executable, "-m", "nora_bringup.recorder.node", "--ros-args"]
