@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 out="${OUT:-out/demo_policy}"
 episodes="${EPISODES:-1800}"
-steps="${STEPS:-7000}"
+steps="${STEPS:-6000}"
 embodiment=src/nora_bringup/config/embodiments/sim_widowx.yaml
 
 stage() { printf '\n== %s\n' "$*"; }

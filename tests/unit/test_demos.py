@@ -22,11 +22,14 @@ from nora_bringup.sim.expert import OPEN, STEP_M, Expert, Scene, draw_task
 from nora_bringup.sim.task import Task, parse
 from nora_policy.embodiment import Embodiment
 from nora_policy.goal import Outcome
+from nora_training.alignment import moving
 from nora_training.bags import Bag
 from nora_training.episodes import observations, read_episode
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 EMBODIMENT = Embodiment.load(CONFIG)
+SHIPPED = CONFIG.parents[2] / "checkpoints/sim_widowx/config.json"
+HORIZON = json.loads(SHIPPED.read_text())["horizon"]
 ORIGIN = Provenance("sim_widowx", "0" * 64, "", "test")
 BOX = EMBODIMENT.workspace
 SIZE = 48
@@ -61,6 +64,16 @@ def test_the_expert_does_its_tasks(cell, tasks, noise):
         states.append(cell.task_state)
     assert all(state.success for state in states)
     assert sum(state.distractor for state in states) == 0
+
+
+def test_letting_go_begins_a_whole_chunk(cell):
+    """Only whole chunks have tokens: a shorter end would hide the release from that head."""
+    for seed in range(500, 503):
+        actions_NA = np.array(demonstrate(cell, seed, "put", noise=False).actions)
+        last_closed = np.flatnonzero(actions_NA[:, 6] < 0.5)[-1]
+        after_NA = actions_NA[last_closed + 1 :]
+        after_NA = after_NA[moving(after_NA) | (np.arange(len(after_NA)) == 0)]
+        assert len(after_NA) >= HORIZON
 
 
 def test_the_expert_fetches_again_what_was_taken_from_it(cell):

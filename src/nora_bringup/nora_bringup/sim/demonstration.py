@@ -30,7 +30,7 @@ START_MIN_M, START_MAX_M = (-0.06, -0.12, -0.08), (0.06, 0.12, 0.03)
 # wait for a step boundary take. Less than a step, or the image would be another step's.
 MIN_AGE, MAX_AGE = 2, 9
 NUDGED_EPISODES = 0.7
-NUDGED_STEPS = 0.35
+NUDGED_STEPS = 0.2  # more of them leave few whole chunks between two nudges
 NUDGE_M = 0.012  # standard deviation along each axis
 NUDGE_PERIODS = 2  # to be moved, and to come to rest before the next image
 

@@ -29,6 +29,9 @@ HOVER_M = 0.090  # open fingers pass over whatever stands on the table
 CARRY_M = 0.120  # so does what they hold
 CLEAR_M = 0.085
 RETREAT_M = 0.16
+# A step away from what was put down: short ones, so that letting go is the first step of a whole
+# chunk. A chunk that the episode's end cuts off has no tokens.
+RETREAT_STEP_M = 0.02
 RELEASE_M: Mapping[str, float] = {"on": 0.060, "near": 0.034}
 # The tool is above the object, or what it holds above the target.
 ALIGNED_M = 0.012
@@ -121,7 +124,8 @@ class Expert:
         tool_m, thing_m = scene.commanded_m, scene.things_m[self.task.object]
         goal_m = self._goal(scene)
         if self._is_placed(scene, goal_m):
-            return self._towards(tool_m, np.array([*tool_m[:2], RETREAT_M]), OPEN)
+            above_m = np.array([*tool_m[:2], RETREAT_M])
+            return self._towards(tool_m, above_m, OPEN, RETREAT_STEP_M)
         off_m = np.abs(thing_m - scene.measured_m - IN_HAND_M)
         if np.all(off_m < HAND_REACH_M):
             return self._bring(scene, goal_m)
@@ -129,7 +133,7 @@ class Expert:
 
     def is_done(self, scene: Scene) -> bool:
         """The object is where it belongs and the hand is well above it."""
-        is_away = scene.commanded_m[2] > RETREAT_M - 0.5 * STEP_M
+        is_away = scene.commanded_m[2] > RETREAT_M - 0.5 * RETREAT_STEP_M
         return is_away and self._is_placed(scene, self._goal(scene))
 
     def _fetch(self, tool_m: Float64, thing_m: Float64) -> Float64:
@@ -185,10 +189,12 @@ class Expert:
         is_low = thing_m[2] < goal_m[2] + IN_HAND_M[2] + 0.01
         return off_m < tolerance_m and is_low and scene.opening > RELEASED
 
-    def _towards(self, tool_m: Float64, goal_m: Float64, gripper: float) -> Float64:
+    def _towards(
+        self, tool_m: Float64, goal_m: Float64, gripper: float, longest_m: float = STEP_M
+    ) -> Float64:
         low_m, high_m = self.workspace.min_m, self.workspace.max_m
         way_m = np.clip(goal_m, low_m, high_m) - tool_m
-        way_m *= STEP_M / max(STEP_M, float(np.linalg.norm(way_m)))
+        way_m *= longest_m / max(longest_m, float(np.linalg.norm(way_m)))
         return np.array([*way_m, 0.0, 0.0, 0.0, gripper])
 
 
