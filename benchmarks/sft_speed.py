@@ -2,9 +2,10 @@
 
 python benchmarks/sft_speed.py [--batch-size 64] [--threads 2]
 
-The plain one does what the reference trainer does: it prepares sample after sample (image, prompt,
-FAST tokens), embeds patches by convolution and computes the logits of every token. Both take the
-same samples, and their losses must agree.
+The plain one does what the reference trainer does: sample after sample goes through the image
+processor of transformers, its prompt and its chunk through the tokenizers; the vision tower is that
+of transformers, and the logits of every token are computed. Both take the same samples, and their
+losses must agree.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ import torch
 import tyro
 from machine import processor
 from torch.nn import functional as F
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionPatchEmbed
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionPatchEmbed,
+    Qwen2_5_VLVisionAttention,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from nora_policy.models.expert import Prefix
 from nora_policy.models.nora15 import Nora15
 from nora_policy.models.tiny import make_config, make_fast_tokenizer, make_tokenizer
-from nora_policy.preprocess import IGNORED, Preprocessor, pad_left, with_target
+from nora_policy.preprocess import IGNORED, ModelInputs, Preprocessor, pad_left, with_target
+from nora_policy.types import Observation
 from nora_training import dataset as datasets
 from nora_training.dataset import Dataset, Entry
 from nora_training.samples import Samples
@@ -58,6 +64,7 @@ class Bench:
         config = make_config(tokenizer)
         self.fast = make_fast_tokenizer()
         self.preprocessor = Preprocessor(config, tokenizer, data.cameras)
+        self.processor = Qwen2VLImageProcessorPil()
         self.samples = Samples(data, data.entries, statistics, config.horizon)
         source = Source(data, data.entries, statistics, config, self.preprocessor, self.fast)
         self.batches = Batches(source, options.batch_size, 1, 0, Share())
@@ -72,9 +79,10 @@ class Bench:
     def ours(self) -> Callable[[int], float]:
         learner = Learner(self.network(), "both")
         optimizer = torch.optim.AdamW(learner.parameters(), LEARNING_RATE)
+        batches = self.batches.run(0, len(self.ready))
 
         def step(number: int) -> float:
-            (batch,) = self.batches.at(number)
+            (batch,) = next(batches)  # prepared during the step before, as in nora-sft
             losses = learner(batch)
             return finish(losses.total, optimizer)
 
@@ -86,6 +94,10 @@ class Bench:
         stock = Qwen2_5_VisionPatchEmbed(embed_dim=vision.hidden_size)
         stock.proj = visual.patch_embed.proj
         visual.patch_embed = stock
+        for block in visual.blocks:
+            attention = Qwen2_5_VLVisionAttention(visual.config)
+            attention.qkv, attention.proj = block.attn.qkv, block.attn.proj
+            block.attn = attention
         optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
 
         def step(number: int) -> float:
@@ -98,7 +110,7 @@ class Bench:
         rows, labels, masks = [], [], []
         for index in index_B.tolist():
             sample = self.samples[index]
-            row = self.preprocessor(sample.observation)
+            row = self._plain_inputs(sample.observation)
             tokens = self.fast.encode(sample.actions_TA) if sample.is_real_T.all() else None
             target = [] if tokens is None else self.preprocessor.target(tokens)
             longer, label = with_target(row, target) if target else (row, None)
@@ -122,6 +134,12 @@ class Bench:
             batch.is_real_BT,
         )
         return cross_entropy + model.config.alpha * flow
+
+    def _plain_inputs(self, observation: Observation) -> ModelInputs:
+        images = self.processor(images=list(observation.images), return_tensors="pt")
+        ids_BL = torch.tensor([self.preprocessor.prompt(observation.instruction)])
+        pixels, grid = images["pixel_values"], images["image_grid_thw"]
+        return ModelInputs(ids_BL, torch.ones_like(ids_BL), pixels, grid)
 
 
 def finish(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:

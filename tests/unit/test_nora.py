@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
+from nora_policy.models.backbone import VisionAttention
 from nora_policy.models.config import NORA15_3B, NORA_3B, NORA_LONG_3B, TokenHeadConfig
 from nora_policy.models.grammar import FreeSentence, Grammar, Sentence
 from nora_policy.models.nora import Nora
@@ -250,6 +252,24 @@ def test_kinds_and_heads():
         dataclasses.replace(without, expert=None)
     with pytest.raises(ValueError, match="repetition_penalty: expected > 0, got 0"):
         TokenHeadConfig(1, 0)
+
+
+def test_windows_at_once_equal_one_after_the_other(model):
+    stock = Qwen2_5_VLVisionAttention(model.vlm.model.visual.config)
+    ours = VisionAttention(stock)
+    ends = torch.tensor([64, 32, 32, 16, 64, 64]).cumsum(0)
+    cu_seqlens = F.pad(ends, (1, 0))
+    random = torch.Generator().manual_seed(0)
+    x_PE = torch.randn(int(ends[-1]), stock.dim, generator=random)
+    angles = torch.randn(int(ends[-1]), stock.head_dim, generator=random)
+    results = []
+    for attention in (stock, ours):
+        stock.zero_grad()
+        out = attention(x_PE, cu_seqlens, position_embeddings=(angles.cos(), angles.sin()))
+        out.square().sum().backward()
+        results.append((out, stock.qkv.weight.grad, stock.proj.weight.grad))
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 def test_a_network_without_token_head_says_so(model, config):

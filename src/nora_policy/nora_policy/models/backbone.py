@@ -4,7 +4,8 @@ We call its vision tower and language model directly: `forward` of the whole wou
 positions from optional arguments (and silently fall back to plain ones), keep state between
 requests, and compute logits that nobody reads.
 
-Legend: B batch, L tokens, E hidden dim, K key-value heads, H head dim, P patches, C patch values.
+Legend: B batch, L tokens, E hidden dim, K key-value heads, H head dim, P patches, C patch values,
+W windows of S patches.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch.nn import functional as F
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLRotaryEmbedding,
+    Qwen2_5_VLVisionAttention,
     Qwen2_5_VLVisionRotaryEmbedding,
+    apply_rotary_pos_emb_vision,
 )
 from transformers.vision_utils import get_vision_position_ids
 
@@ -89,6 +92,34 @@ class PatchEmbed(nn.Module):
         return F.linear(pixels_PC.to(weight.dtype), weight.flatten(1))
 
 
+class VisionAttention(nn.Module):
+    """Windows (or images) of the same size attend at once, not one after the other."""
+
+    def __init__(self, stock: Qwen2_5_VLVisionAttention) -> None:
+        super().__init__()
+        self.qkv, self.proj, self._num_heads = stock.qkv, stock.proj, stock.num_heads
+
+    def forward(
+        self,
+        x_PE: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        **_: object,
+    ) -> torch.Tensor:
+        """`cu_seqlens`: where windows begin, in patches, and where the last one ends."""
+        q_PKH, k_PKH, v_PKH = self.qkv(x_PE).unflatten(-1, (3, self._num_heads, -1)).unbind(1)
+        q_PKH, k_PKH = apply_rotary_pos_emb_vision(q_PKH, k_PKH, *position_embeddings)
+        begins, lengths = cu_seqlens[:-1], cu_seqlens.diff()
+        y_PKH = torch.empty_like(v_PKH)
+        for length in lengths.unique().tolist():
+            of_length = begins[lengths == length]
+            place_WS = of_length[:, None] + torch.arange(length, device=of_length.device)
+            q, k, v = (x[place_WS].transpose(1, 2) for x in (q_PKH, k_PKH, v_PKH))
+            y_PKH[place_WS] = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        y_PE: torch.Tensor = self.proj(y_PKH.flatten(1))
+        return y_PE
+
+
 def build(config: NoraConfig) -> Any:
     """A `Qwen2_5_VLForConditionalGeneration` with new weights (untyped)."""
     text: dict[str, Any] = dataclasses.asdict(config.text_config)
@@ -110,7 +141,10 @@ def build(config: NoraConfig) -> Any:
     )
     model: Any = Qwen2_5_VLForConditionalGeneration
     vlm = model._from_config(hf_config, attn_implementation="sdpa")
-    vlm.model.visual.patch_embed = PatchEmbed(vlm.model.visual.patch_embed.proj)
+    visual = vlm.model.visual
+    visual.patch_embed = PatchEmbed(visual.patch_embed.proj)
+    for block in visual.blocks:
+        block.attn = VisionAttention(block.attn)
     return vlm
 
 
