@@ -3,9 +3,9 @@
 python benchmarks/sft_speed.py [--batch-size 64] [--threads 2]
 
 The plain one does what the reference trainer does: sample after sample goes through the image
-processor of transformers, its prompt and its chunk through the tokenizers; the vision tower is that
-of transformers, and the logits of every token are computed. Both take the same samples, and their
-losses must agree.
+processor of transformers, its prompt and its chunk through the tokenizers; the vision tower is
+that of transformers, and the logits of every token are computed. Both take the same samples, and
+their losses must agree.
 """
 
 from __future__ import annotations

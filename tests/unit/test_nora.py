@@ -254,6 +254,24 @@ def test_kinds_and_heads():
         TokenHeadConfig(1, 0)
 
 
+def test_padding_may_be_in_front_or_behind(model, config):
+    rows = [make_inputs(config, n, seed=n) for n in (5, 12, 9)]
+    lengths = [row.input_ids_BL.shape[1] for row in rows]
+    front = pad_left(rows, PAD)
+    ids = [F.pad(row.input_ids_BL, (0, max(lengths) - row.input_ids_BL.shape[1])) for row in rows]
+    behind = dataclasses.replace(
+        front, input_ids_BL=torch.cat(ids), attention_mask_BL=front.attention_mask_BL.flip(1)
+    )
+    with torch.no_grad():
+        (expected, front_BLE), (got, behind_BLE) = model.encode(front), model.encode(behind)
+    assert torch.equal(got.next_position_B, expected.next_position_B)
+    assert torch.equal(got.mask_BL, behind.attention_mask_BL.bool())
+    for row, length in enumerate(lengths):
+        torch.testing.assert_close(behind_BLE[row, :length], front_BLE[row, -length:])
+        for x, y in zip([*got.keys, *got.values], [*expected.keys, *expected.values], strict=True):
+            torch.testing.assert_close(x[row, :, :length], y[row, :, -length:])
+
+
 def test_windows_at_once_equal_one_after_the_other(model):
     stock = Qwen2_5_VLVisionAttention(model.vlm.model.visual.config)
     ours = VisionAttention(stock)

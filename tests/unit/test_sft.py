@@ -18,7 +18,7 @@ from tiny_training import write_checkpoint, write_dataset
 from nora_policy.checkpoints import checkpoint
 from nora_policy.models.expert import Prefix
 from nora_policy.policy import Policy
-from nora_policy.preprocess import pad_left, with_target
+from nora_policy.preprocess import with_target
 from nora_policy.types import Observation
 from nora_training.samples import Samples
 from nora_training.sft import cli, log
@@ -79,7 +79,7 @@ def test_a_batch_is_what_samples_and_preprocessor_make_one_by_one(folder):
     indices = np.random.default_rng(0).permutation(len(source))[:9]
     inputs, labels = source.inputs(indices, has_target=True)
     actions, is_real = source.chunks(indices)
-    rows = []
+    pixels = []
     for row, index in enumerate(indices.tolist()):
         sample = samples[index]
         np.testing.assert_array_equal(actions[row], sample.actions_TA)
@@ -88,14 +88,15 @@ def test_a_batch_is_what_samples_and_preprocessor_make_one_by_one(folder):
         if sample.is_real_T.all():
             learned = run._preprocessor.target(run._fast.encode(sample.actions_TA))
             one = with_target(one, learned)[0]
-        rows.append(one)
-        length = labels.shape[1]
-        assert labels[row, length - len(learned) :].tolist() == learned
-        assert (labels[row, : length - len(learned)] < 0).all()
+        text, is_text = one.input_ids_BL[0], inputs.attention_mask_BL[row].bool()
+        assert torch.equal(inputs.input_ids_BL[row, : len(text)], text)
+        assert is_text.tolist() == (np.arange(len(is_text)) < len(text)).tolist()
+        assert labels[row, len(text) - len(learned) : len(text)].tolist() == learned
+        assert (labels[row] >= 0).sum() == len(learned)
+        pixels.append(one.pixel_values_PC)
     assert 0 < is_real.all(axis=1).sum() < len(indices)
-    expected = pad_left(rows, 0)
-    for field in dataclasses.fields(expected):
-        assert torch.equal(getattr(inputs, field.name), getattr(expected, field.name)), field.name
+    assert torch.equal(inputs.pixel_values_PC, torch.cat(pixels))
+    assert len(inputs.image_grid_N3) == len(indices) * len(data.cameras)
 
 
 def test_every_epoch_sees_every_sample_once_and_processes_share_the_batches(folder):

@@ -40,7 +40,8 @@ IMAGE_START, IMAGE_PAD, IMAGE_END = "<|vision_start|>", "<|image_pad|>", "<|visi
 class ModelInputs:
     """What the network reads, on the CPU.
 
-    `input_ids_BL`, `attention_mask_BL`: int64, mask 0 at padding (on the left).
+    `input_ids_BL`, `attention_mask_BL`: int64, mask 0 at padding: in front of a text that
+    is to be continued, behind one that is learned.
     `pixel_values_PC`: float32 patches of all images, row after row of the batch.
     `image_grid_N3`: int64, frames, rows and columns of patches of every image.
     """

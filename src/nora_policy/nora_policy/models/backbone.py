@@ -180,10 +180,14 @@ def encode(vlm: Any, inputs: ModelInputs, config: NoraConfig) -> tuple[Prefix, t
     image_E = _image_embeddings(vlm.model.visual, inputs.pixel_values_PC.to(device), grid)
     x_BLE = x_BLE.masked_scatter(is_image_BL.to(device)[..., None], image_E.to(x_BLE.dtype))
     is_padded = not bool(mask_BL.all())
+    is_padded_in_front = bool((mask_BL[:, 1:] & ~mask_BL[:, :-1]).any())
     recorder = Recorder()
     output = language(
         inputs_embeds=x_BLE,
-        attention_mask={"full_attention": _causal(mask_BL).to(device) if is_padded else None},
+        # Text does not look at what comes after it: padding there needs no mask.
+        attention_mask={
+            "full_attention": _causal(mask_BL).to(device) if is_padded_in_front else None
+        },
         position_ids=positions_3BL.to(device),
         past_key_values=recorder,
         use_cache=True,

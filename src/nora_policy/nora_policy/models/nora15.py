@@ -90,7 +90,7 @@ class Nora15(Nora):
         """Training losses (section 3.2): next token of `labels_BL` and the flow of `actions_BTA`.
 
         Args:
-            inputs: prompt and FAST tokens, padded on the left.
+            inputs: prompt and FAST tokens.
             labels_BL: token ids, `IGNORED` where nothing is learned.
             expert_mask_BL: 1 where the expert may look: neither padding nor FAST tokens.
             actions_BTA: normalised actions; these three on the model's device.

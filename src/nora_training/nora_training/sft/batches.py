@@ -169,7 +169,7 @@ class Source:
     def inputs(
         self, index_B: Int64, has_target: bool, changes: Changes | None = None
     ) -> tuple[ModelInputs, torch.Tensor]:
-        """What the network reads, padded on the left, and the labels (B, L)."""
+        """What the network reads, padded behind the text, and the labels (B, L)."""
         indices = index_B.tolist()
         prompts = [self.prompt(i) for i in indices]
         targets = [self.target(i) if has_target else [] for i in indices]
@@ -178,10 +178,10 @@ class Source:
         mask_BL = np.zeros((len(indices), length), np.int64)
         labels_BL = np.full((len(indices), length), IGNORED)
         for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-            begin = length - len(prompt) - len(target)
-            ids_BL[row, begin:] = prompt + target
-            mask_BL[row, begin:] = 1
-            labels_BL[row, length - len(target) :] = target
+            end = len(prompt) + len(target)
+            ids_BL[row, :end] = prompt + target
+            mask_BL[row, :end] = 1
+            labels_BL[row, len(prompt) : end] = target
         images = self.images(index_B)
         inputs = ModelInputs(
             torch.from_numpy(ids_BL),
@@ -259,13 +259,13 @@ class Batches:
         parts = []
         for part, changes in zip(self._parts, changes_P, strict=True):
             inputs, labels_BL = source.inputs(index_B[part], True, changes)
-            is_target_BL = labels_BL != IGNORED
+            expert_mask_BL = inputs.attention_mask_BL.bool() & (labels_BL == IGNORED)
             parts.append(
                 Batch(
                     inputs=inputs,
                     labels_BL=labels_BL,
-                    expert_mask_BL=inputs.attention_mask_BL.bool() & ~is_target_BL,
-                    last_B=labels_BL.shape[1] - 1 - is_target_BL.sum(dim=1),
+                    expert_mask_BL=expert_mask_BL,
+                    last_B=expert_mask_BL.sum(dim=1) - 1,
                     actions_BTA=_float32(actions_BTA[part]),
                     is_real_BT=torch.from_numpy(is_real_BT[part]),
                     noise_FTA=torch.from_numpy(noise_BKTA[part]).flatten(0, 1),
