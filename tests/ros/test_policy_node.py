@@ -115,6 +115,19 @@ def test_chunks_carry_the_stamp_of_their_image_and_stop_with_the_instruction(cli
     assert len(client.chunks) == so_far
 
 
+def test_the_images_of_all_cameras_are_answered_together_and_once(client):
+    def stamps():
+        return [convert.to_ns(chunk.header.stamp) for chunk in client.chunks]
+
+    client.instructions.publish(String(data="go"))
+    client.stream_until(lambda: client.chunks)
+    sent = []
+    for _ in range(4):
+        sent.append(client.send_image())
+        client.ros.wait_for(lambda: sent[-1] in stamps())
+    assert [stamps().count(stamp_ns) for stamp_ns in sent] == [1, 1, 1, 1]
+
+
 def test_the_token_head_can_be_chosen_and_counts_its_tokens(ros, spawn, checkpoint):
     client = Client(ros, spawn, checkpoint, head="fast")
     diagnostics = ros.collect("/diagnostics", DiagnosticArray)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import shutil
 
+import cv2
 import demo_bags
 import numpy as np
 import pytest
@@ -73,6 +74,43 @@ def test_an_episode_is_what_was_commanded_and_seen(tmp_path, records, storage, c
         assert isinstance(observation, Observation)
         assert (observation.stamp_ns, observation.instruction) == (stamp_ns, INSTRUCTION)
         np.testing.assert_array_equal(observation.images[0].ravel(), images[stamp_ns])
+
+
+def compressed(records, change=lambda data: data):
+    """With PNGs in place of raw images."""
+
+    def replace(record):
+        if not record.topic.endswith("image_raw"):
+            return record
+        rgb = record.msg.data.reshape(record.msg.height, record.msg.width, 3)
+        data = change(cv2.imencode(".png", rgb[..., ::-1])[1])
+        fields = {"header": record.msg.header, "format": "rgb8; png compressed bgr8", "data": data}
+        type_name = "sensor_msgs/msg/CompressedImage"
+        msg = demo_bags.message(type_name, **fields)
+        topic = f"{record.topic}/compressed"
+        return demo_bags.Record(topic, type_name, record.log_ns, msg)
+
+    return [replace(record) for record in records]
+
+
+def test_compressed_images_are_decoded(tmp_path, records, good_bag):
+    episode, seen = use(demo_bags.write(tmp_path / "bag", compressed(records)))
+    same, expected = use(good_bag)
+    np.testing.assert_array_equal(episode.actions_NA, same.actions_NA)
+    for one, other in zip(seen, expected, strict=True):
+        assert one.stamp_ns == other.stamp_ns
+        np.testing.assert_array_equal(one.images, other.images)
+    # With both in the bag the raw ones are used.
+    spoiled = [r for r in compressed(records, lambda data: data[:20]) if "image" in r.topic]
+    _, seen = use(demo_bags.write(tmp_path / "both", [*records, *spoiled]))
+    np.testing.assert_array_equal(seen[3].images, expected[3].images)
+
+
+def test_images_that_cannot_be_decoded_are_refused(tmp_path, records):
+    for number, size in enumerate((0, 20)):
+        spoiled = compressed(records, lambda data, size=size: data[:size])
+        with pytest.raises(ValueError, match=rf"expected an image, got {size} bytes, 'rgb8; png"):
+            use(demo_bags.write(tmp_path / str(number), spoiled))
 
 
 @pytest.mark.parametrize("source", ["ee_pose", "joint_states"])
@@ -155,9 +193,9 @@ BAD = {
         ],
     ],
     r"image encoding: expected rgb8, got 'mono8'": lambda r: changed(
-        r, "image_raw", 5, encoding="mono8"
+        r, "image_raw", 0, encoding="mono8"
     ),
-    r"image data: expected": lambda r: changed(r, "image_raw", 5, data=np.zeros(3, np.uint8)),
+    r"image data: expected": lambda r: changed(r, "image_raw", 0, data=np.zeros(3, np.uint8)),
     r"image_raw: expected a clock that goes on, got one that goes back": lambda r: changed(
         r, "image_raw", 5, header=PAST
     ),
@@ -178,6 +216,9 @@ BAD = {
     ),
     r"joint_states: expected joints .* got none of \['waist'": lambda r: changed(
         r, "joint_states", 5, name=[f"other{i}" for i in range(7)]
+    ),
+    r"joint_states: expected 7 positions, one per name, got 6": lambda r: changed(
+        r, "joint_states", 5, position=np.zeros(6)
     ),
     r"expected actions from auto, available: none": lambda r: without(
         r, "bridge/command", "ee_pose", "joint_states"

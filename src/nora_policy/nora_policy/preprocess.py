@@ -129,18 +129,17 @@ def resize(rgb_HW3: UInt8, height: int, width: int) -> UInt8:
     """
     if rgb_HW3.shape[:2] == (height, width):
         return rgb_HW3
-    x = torch.from_numpy(np.ascontiguousarray(rgb_HW3)).float()
-    x = _resample(x, height)
+    x = _resample(torch.from_numpy(np.ascontiguousarray(rgb_HW3)), height)
     x = _resample(x.transpose(0, 1).contiguous(), width).transpose(0, 1)
     return x.round_().clamp_(0, 255).to(torch.uint8).contiguous().numpy()
 
 
 def _resample(x_SXC: torch.Tensor, out_size: int) -> torch.Tensor:
-    """Resample the first axis to `out_size`."""
+    """Resample the first axis to `out_size`; float32, from any type."""
     flat_SX = x_SXC.flatten(1)
     y_OX = torch.empty(out_size, flat_SX.shape[1])
     for band in _bands(x_SXC.shape[0], out_size):
-        torch.mm(band.weights, flat_SX[band.source], out=y_OX[band.target])
+        torch.mm(band.weights, flat_SX[band.source].float(), out=y_OX[band.target])
     return y_OX.view(out_size, *x_SXC.shape[1:])
 
 

@@ -10,7 +10,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from rosbags.rosbag2 import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_typestore
 
+from nora_bringup.bags.definitions import header_stamp_ns
 from nora_policy import schema
-from nora_policy.observation import to_ns
 from nora_training.alignment import Int64
 
 LABEL, ORIGIN = "label.yaml", "provenance"
@@ -38,13 +38,26 @@ UNREADABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class Message:
-    """A deserialised message and when it was logged; `msg` has the fields of the ROS message."""
+    """What was logged on `topic`, and when; deserialised when it is looked at, if ever."""
 
-    topic: str
-    log_ns: int
-    msg: Any
+    def __init__(
+        self, topic: str, log_ns: int, data: bytes, type_name: str, reader: AnyReader
+    ) -> None:
+        self.topic, self.log_ns = topic, log_ns
+        self._data, self._type_name, self._reader = data, type_name, reader
+
+    @cached_property
+    def msg(self) -> Any:
+        """The fields of the ROS message. Raises `ValueError` for a damaged one."""
+        with _readable():
+            return self._reader.deserialize(self._data, self._type_name)
+
+    @property
+    def stamp_ns(self) -> int:
+        """Of its header, which it must have. Raises `ValueError` for a damaged one."""
+        with _readable():
+            return header_stamp_ns(self._data)
 
 
 def find_bags(folders: tuple[Path, ...]) -> list[Path]:
@@ -135,7 +148,7 @@ class Bag:
         """All messages in the order they were logged.
 
         Raises:
-            ValueError: a damaged record, or another number of messages than the metadata says.
+            ValueError: a damaged file, or another number of messages than the metadata says.
         """
         if not connections:
             return
@@ -146,10 +159,9 @@ class Bag:
                 raw = next(raw_messages, None)
                 if raw is None:
                     break
-                connection, log_ns, data = raw
-                msg = self._reader.deserialize(data, connection.msgtype)
+            connection, log_ns, data = raw
             num_read[connection.topic] += 1
-            yield Message(connection.topic, log_ns, msg)
+            yield Message(connection.topic, log_ns, data, connection.msgtype, self._reader)
         expected: Counter[str] = Counter()
         for connection in connections:
             expected[connection.topic] += connection.msgcount
@@ -176,7 +188,7 @@ class Bag:
 
 def stamps(topic: str, messages: Sequence[Message]) -> Int64:
     """The header stamps, ns. Raises `ValueError` as `check_clock`."""
-    stamps_M = np.array([to_ns(message.msg.header.stamp) for message in messages], np.int64)
+    stamps_M = np.array([message.stamp_ns for message in messages], np.int64)
     check_clock(topic, stamps_M, np.array([message.log_ns for message in messages], np.int64))
     return stamps_M
 

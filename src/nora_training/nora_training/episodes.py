@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+from rosbags.interfaces import Connection
 
-from nora_policy.embodiment import Embodiment
+from nora_policy.embodiment import Camera, Embodiment
 from nora_policy.goal import Outcome
-from nora_policy.observation import NS_PER_S, ObservationBuffer, frame_from_image, to_ns
-from nora_policy.types import Float64, Observation
+from nora_policy.observation import NS_PER_S, ObservationBuffer, frame_from_image
+from nora_policy.types import Float64, Frame, Observation
 from nora_training.alignment import Int64, moving
 from nora_training.bags import Bag, Message, check_clock
 from nora_training.motion import Choice, Messages, Motion, Source, motion_topics, motions
 
-IMAGE = "sensor_msgs/msg/Image"
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STRING = "std_msgs/msg/String"
 OUTCOME = "nora_msgs/msg/TaskOutcome"
 BEFORE, AFTER = -(2**62), 2**62
@@ -110,24 +112,37 @@ def observations(
 ) -> Iterator[Observation | str]:
     """What the policy would have seen at the start of each step, or why nothing.
 
-    The bag's images go message by message through the `ObservationBuffer` of the policy node.
+    The bag's images go through the `ObservationBuffer` of the policy node, in the order they came.
 
     Raises:
         ValueError: an image cannot be used; the reason fits into one line.
     """
     buffer = ObservationBuffer(embodiment.cameras)
+    newest: dict[str, Message] = {}  # of each topic; what an image replaces is never decoded
+
+    def snapshot(now_ns: int) -> Observation | str:
+        for camera in embodiment.cameras:
+            for image in newest.values():
+                if bag.is_named(image.topic, camera.topic):
+                    frame = frame_from_image(image.msg, camera.encoding)
+                elif bag.is_named(image.topic, _compressed(camera)):
+                    frame = _decode(image)
+                else:
+                    continue
+                buffer.put(camera.name, frame, image.log_ns)
+        newest.clear()
+        return buffer.snapshot(now_ns, episode.instruction)
+
     waiting = iter(episode.stamps_N.tolist())
     now_ns = next(waiting, AFTER)
     for image in _images(bag, embodiment):
         while now_ns < image.log_ns:
-            yield buffer.snapshot(now_ns, episode.instruction)
+            yield snapshot(now_ns)
             now_ns = next(waiting, AFTER)
-        for camera in embodiment.cameras:
-            if bag.is_named(image.topic, camera.topic):
-                frame = frame_from_image(image.msg, camera.encoding)
-                buffer.put(camera.name, frame, image.log_ns)
+        if image.topic not in newest or image.stamp_ns > newest[image.topic].stamp_ns:
+            newest[image.topic] = image
     while now_ns < AFTER:
-        yield buffer.snapshot(now_ns, episode.instruction)
+        yield snapshot(now_ns)
         now_ns = next(waiting, AFTER)
 
 
@@ -136,15 +151,42 @@ def _images(bag: Bag, embodiment: Embodiment) -> Iterator[Message]:
     connections = {
         connection.id: connection
         for camera in embodiment.cameras
-        for connection in bag.connections(camera.topic, IMAGE)
+        for connection in _connections(bag, camera)
     }
     newest_ns: dict[str, int] = {}
     for image in bag.messages(list(connections.values())):
-        stamp_ns = to_ns(image.msg.header.stamp)
+        stamp_ns = image.stamp_ns
         stamps = np.array([newest_ns.get(image.topic, stamp_ns - 1), stamp_ns])
         check_clock(image.topic, stamps, np.array([stamps[0], image.log_ns]))
         newest_ns[image.topic] = stamp_ns
         yield image
+
+
+def _connections(bag: Bag, camera: Camera) -> list[Connection]:
+    """Raw images of `camera`, or else compressed ones; in a bag with both the raw ones count."""
+    raw = bag.connections(camera.topic, IMAGE)
+    return raw or bag.connections(_compressed(camera), COMPRESSED)
+
+
+def _compressed(camera: Camera) -> str:
+    """As image_transport names it."""
+    return f"{camera.topic}/compressed"
+
+
+def _decode(image: Message) -> Frame:
+    """JPEG, PNG or whatever else OpenCV reads.
+
+    Raises:
+        ValueError: it does not.
+    """
+    data = np.frombuffer(image.msg.data, np.uint8)
+    bgr_HW3 = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if bgr_HW3 is None:
+        raise ValueError(
+            f"{image.topic}: expected an image, got {data.size} bytes, {image.msg.format!r}, "
+            "that cannot be decoded"
+        )
+    return Frame(np.asarray(bgr_HW3, np.uint8)[..., ::-1], image.stamp_ns)
 
 
 def _check_robot(bag: Bag, embodiment: Embodiment) -> None:
@@ -152,7 +194,7 @@ def _check_robot(bag: Bag, embodiment: Embodiment) -> None:
     if name != embodiment.name:
         raise ValueError(f"embodiment: expected {embodiment.name}, got {name}")
     for camera in embodiment.cameras:
-        if not bag.connections(camera.topic, IMAGE):
+        if not _connections(bag, camera):
             raise ValueError(f"{camera.topic}: expected images, got none")
 
 

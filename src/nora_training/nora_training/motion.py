@@ -109,7 +109,9 @@ def _joints(read: Messages, embodiment: Embodiment) -> _Joints | None:
     names = (*embodiment.arm.joint_names, GRIPPER_JOINT)
     rows = []
     for message in read[topic]:
-        position = dict(zip(message.msg.name, message.msg.position, strict=False))
+        if (got := len(message.msg.position)) != (expected := len(message.msg.name)):
+            raise ValueError(f"{topic}: expected {expected} positions, one per name, got {got}")
+        position = dict(zip(message.msg.name, message.msg.position, strict=True))
         if missing := [name for name in names if name not in position]:
             raise ValueError(f"{topic}: expected joints {list(names)}, got none of {missing}")
         rows.append([position[name] for name in names])

@@ -92,8 +92,8 @@ def check_tied(layout: Layout) -> None:
     if not layout.has_tied_head:
         return
     head, embedding = layout.tensors[LM_HEAD], layout.tensors[EMBEDDING]
-    blocks = zip(head.blocks(), embedding.blocks(), strict=False)
-    if head.dtype != embedding.dtype or any(a != b for a, b in blocks):
+    is_alike = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
+    if not is_alike or any(a != b for a, b in zip(head.blocks(), embedding.blocks(), strict=True)):
         raise ValueError(f"{head.path}: {LM_HEAD}: expected the values of the embedding (tied)")
 
 

@@ -111,7 +111,7 @@ class VisionAttention(nn.Module):
         q_PKH, k_PKH = apply_rotary_pos_emb_vision(q_PKH, k_PKH, *position_embeddings)
         begins, lengths = cu_seqlens[:-1], cu_seqlens.diff()
         y_PKH = torch.empty_like(v_PKH)
-        for length in lengths.unique().tolist():
+        for length in sorted(set(lengths.tolist())):
             of_length = begins[lengths == length]
             place_WS = of_length[:, None] + torch.arange(length, device=of_length.device)
             q, k, v = (x[place_WS].transpose(1, 2) for x in (q_PKH, k_PKH, v_PKH))

@@ -34,7 +34,11 @@ DIAGNOSTICS_PERIOD_S = 1.0
 
 
 class PolicyNode(ManagedNode):
-    """Answers new images with chunks while there is an instruction; the newest image wins."""
+    """Answers new images with chunks while there is an instruction; the newest images win.
+
+    Images of several cameras are answered together: when the oldest of them is newer than the
+    oldest of those answered before.
+    """
 
     def __init__(self) -> None:
         super().__init__("policy")
@@ -49,6 +53,7 @@ class PolicyNode(ManagedNode):
         self.goal: Goal | None = None
         self.goal_handle: ServerGoalHandle | None = None
         self.goal_done = Future()
+        self.submitted_ns: int | None = None  # stamp of the newest observation that was answered
         self.bad_images = 0
         self.stats = InferenceStats()
         self.worker: InferenceWorker | None = None
@@ -134,8 +139,16 @@ class PolicyNode(ManagedNode):
             return  # diagnostics and goals say why
         if self.goal is not None:
             self.goal.on_image(now_ns)
-        if self.worker is not None and not self.worker.submit(observation):
+        if self.worker is None or self._was_submitted(observation, now_ns):
+            return
+        self.submitted_ns = observation.stamp_ns
+        if not self.worker.submit(observation):
             self.stats.dropped += 1
+
+    def _was_submitted(self, observation: Observation, now_ns: int) -> bool:
+        """Before another camera brought a newer image; not if the clock was set back since."""
+        newest_ns = self.submitted_ns
+        return newest_ns is not None and observation.stamp_ns <= newest_ns <= now_ns
 
     def _publish_chunk(self, chunk: ActionChunk, inference_s: float) -> None:
         if chunk.instruction != self.instruction:
