@@ -138,8 +138,10 @@ def test_bad_bags_are_skipped_named_and_counted(bags, tmp_path, monkeypatch, cap
     storage.write_bytes(storage.read_bytes()[:-1000])
     records = demo_bags.record(NUM_STEPS)
     demo_bags.write(many / "blind", [r for r in records if not r.topic.endswith("image_raw")])
-    # Bad only behind the first images: nothing of it may stay.
-    late = [i for i, r in enumerate(records) if r.topic.endswith("image_raw")][-1]
+    # Bad only in the image of the last step: nothing of it may stay.
+    last_ns = demo_bags.START_NS + demo_bags.STEP_NS * (NUM_STEPS - 1)
+    images = [i for i, r in enumerate(records) if r.topic.endswith("image_raw")]
+    late = [i for i in images if records[i].log_ns <= last_ns][-1]
     broken = dataclasses.replace(records[late].msg, encoding="mono8")
     records[late] = dataclasses.replace(records[late], msg=broken)
     demo_bags.write(many / "late", records)
