@@ -66,10 +66,15 @@ class Bench:
         self.preprocessor = Preprocessor(config, tokenizer, data.cameras)
         self.processor = Qwen2VLImageProcessorPil()
         self.samples = Samples(data, data.entries, statistics, config.horizon)
-        source = Source(data, data.entries, statistics, config, self.preprocessor, self.fast)
-        self.batches = Batches(source, options.batch_size, 1, 0, Share())
+
+        def batches() -> Batches:
+            source = Source(data, data.entries, statistics, config, self.preprocessor, self.fast)
+            return Batches(source, options.batch_size, 1, 0, Share())
+
+        self.batches = batches()  # of nora-sft: it encodes its chunks in the steps that are timed
         # The plain trainer takes its noise and flow times from here, so that losses agree.
-        self.ready = [self.batches.at(number)[0] for number in range(options.steps + 1)]
+        prepared = batches()
+        self.ready = [prepared.at(number)[0] for number in range(options.steps + 1)]
         self.config = config
 
     def network(self) -> Nora15:
