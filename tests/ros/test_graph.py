@@ -36,6 +36,18 @@ def test_every_node_gets_the_same_embodiment_file_and_absolute_paths(tmp_path):
     assert (policy["device"], policy["head"], policy["seed"]) == ("cpu", "fast", 3)
 
 
+def test_a_slowed_simulation_is_everybodys_clock():
+    slowed = {s.executable: s.parameters for s in node_specs(Options(real_time_factor=0.5))}
+    assert slowed["sim"]["publish_clock"] is True
+    assert slowed["sim"]["real_time_factor"] == 0.5
+    assert "use_sim_time" not in slowed["sim"]  # it is the clock
+    options = Options(checkpoint="weights", record_dir="bags", real_time_factor=0.5)
+    for spec in node_specs(options)[1:]:
+        assert spec.parameters["use_sim_time"] is True, spec.executable
+    for spec in node_specs(Options(checkpoint="weights")):
+        assert not {"use_sim_time", "publish_clock"} & set(spec.parameters)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -43,6 +55,8 @@ def test_every_node_gets_the_same_embodiment_file_and_absolute_paths(tmp_path):
         (Options(sim="maybe"), ValueError, r"sim: expected auto, true or false, got 'maybe'"),
         (Options(head="slow"), ValueError, r"head: expected auto, flow or fast, got 'slow'"),
         (Options("widowx", sim="true"), ValueError, r"sim: expected an embodiment whose driver"),
+        (Options(real_time_factor=0.0), ValueError, r"real_time_factor: expected more than 0"),
+        (Options("widowx", real_time_factor=2.0), ValueError, r"real_time_factor: expected 1 wit"),
     ],
 )
 def test_wrong_choices_are_clear_errors(options, error, message):

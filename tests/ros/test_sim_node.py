@@ -44,6 +44,7 @@ def command(values: dict[str, float]) -> JointState:
 def test_publishes_what_a_robot_and_its_camera_publish(ros: Any, spawn: Any) -> None:
     spawn(NODE, PARAMETERS)
     images = ros.collect("camera/image_raw", Image, NEWEST)
+    wrist = ros.collect("wrist/image_raw", Image, NEWEST)
     states = ros.collect("joint_states", JointState)
     outcomes = ros.collect("task_outcome", TaskOutcome)
     poses = ros.collect("sim/object_poses", PoseArray)
@@ -53,6 +54,10 @@ def test_publishes_what_a_robot_and_its_camera_publish(ros: Any, spawn: Any) -> 
     assert frame.rgb_HW3.shape == (96, 128, 3)
     assert frame.rgb_HW3.std() > 10
     assert abs(ros.now_ns() - frame.stamp_ns) < 1e9
+    both = {convert.to_ns(m.header.stamp) for m in images} & {
+        convert.to_ns(m.header.stamp) for m in wrist
+    }
+    assert len(both) > 8  # of one instant
     stamps_s = np.array([convert.to_ns(msg.header.stamp) for msg in images[2:]]) * 1e-9
     assert np.median(np.diff(stamps_s)) == pytest.approx(0.1, abs=0.03)
     stamps_s = np.array([convert.to_ns(msg.header.stamp) for msg in states[5:]]) * 1e-9

@@ -43,6 +43,7 @@ checkpoints: [{name: secret, folder: tiny, head: flow}]
 tasks: [put the red cube on the plate]
 seeds: {start: 100000, count: 1}
 seconds: 2.0
+real_time_factor: 0.5
 video: all
 """
 

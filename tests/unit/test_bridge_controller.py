@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nora_bringup.bridge.controller import CONFIRMATIONS, ArmController
+from nora_bringup.bridge.loop import LoopMonitor
 from nora_bringup.bridge.status import Mode, ModeError
 from nora_bringup.sim.kinematics import MinkKinematics
 from nora_policy.safety import Reason
@@ -588,3 +589,14 @@ def test_the_real_arm_under_a_random_policy_keeps_every_limit():
         reached_m = rig.kinematics.forward(target.joints_rad).position_m
         assert reached_m == pytest.approx(target.pose.position_m, abs=1e-3)
     check_limits(rig)
+
+
+def test_the_loop_monitor_counts_late_periods():
+    monitor = LoopMonitor(PERIOD_S)
+    for start_ms, work_ms in ((0, 3), (20, 5), (40, 4), (75, 1)):
+        monitor.record(start_ms * 1_000_000, work_ms * 1_000_000)
+    expected = {"worst jitter (ms)": 15.0, "worst work (ms)": 5.0, "overruns": 1.0}
+    assert monitor.summary() == pytest.approx(expected)
+    monitor.record(95 * 1_000_000, 2_000_000)
+    expected = {"worst jitter (ms)": 0.0, "worst work (ms)": 2.0, "overruns": 1.0}
+    assert monitor.summary() == pytest.approx(expected)

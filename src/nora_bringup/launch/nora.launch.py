@@ -22,13 +22,18 @@ DESCRIPTIONS = {
     "sim": "Run the simulator: auto (as the embodiment's driver says), true or false",
     "seed": "Of object placement and sampling noise; negative: random",
     "record_dir": "Folder for the bags of episodes; empty: no recorder",
+    "real_time_factor": "Speed of the simulation; other than 1: every node uses its /clock",
 }
 
 
 def start_nodes(context: LaunchContext) -> list[Node]:
     """One process per node of the graph; when one ends, all end."""
     values = {name: LaunchConfiguration(name).perform(context) for name in DESCRIPTIONS}
-    options = Options(**{**values, "seed": int(values["seed"])})
+    numbers = {
+        "seed": int(values["seed"]),
+        "real_time_factor": float(values["real_time_factor"]),
+    }
+    options = Options(**{**values, **numbers})
     return [
         Node(
             package=spec.package,

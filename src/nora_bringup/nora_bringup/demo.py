@@ -29,6 +29,7 @@ class Demo:
         trials: scenes, with one task each; the policy was trained in others.
         trial_seconds: time limit of a trial.
         seed: of the first scene; the next ones count on. -1: as the protocol says.
+        real_time_factor: seconds of the simulation per second. Without: as the protocol says.
         out: folder for what the demo writes.
     """
 
@@ -38,6 +39,7 @@ class Demo:
     trials: int = 10
     trial_seconds: float = 15.0
     seed: int = -1
+    real_time_factor: float | None = None
     out: Path = Path("out/demo")
 
 
@@ -51,8 +53,16 @@ def run_demo(demo: Demo) -> int:
     _require_sensible(demo)
     checkpoint = demo.checkpoint or checkpoint_folder(EMBODIMENT)
     logs = demo.out / "logs"
-    every = _jobs(demo, checkpoint)
-    options = Options(EMBODIMENT, str(checkpoint), demo.device, demo.head, seed=every[0].seed)
+    protocol = _protocol(demo, checkpoint)
+    every = jobs(protocol, scene_of(EMBODIMENT))
+    options = Options(
+        EMBODIMENT,
+        str(checkpoint),
+        demo.device,
+        demo.head,
+        seed=protocol.seeds.start,
+        real_time_factor=protocol.real_time_factor,
+    )
     print(f"starting simulator, bridge and policy; logs in {logs}/")
     with graph_client(options, logs) as client:
         print("ready: cameras -> policy -> bridge -> simulated arm")
@@ -96,16 +106,20 @@ def _require_sensible(demo: Demo) -> None:
         raise ValueError(f"checkpoint: expected a folder, got {demo.checkpoint}")
 
 
-def _jobs(demo: Demo, checkpoint: Path) -> tuple[Job, ...]:
+def _protocol(demo: Demo, checkpoint: Path) -> Protocol:
     path = config_dir() / "trials" / f"{PROTOCOL}.yaml"
     protocol = Protocol.load(path, {CONTENDER: checkpoint})
     start = protocol.seeds.start if demo.seed < 0 else demo.seed
     (contender,) = protocol.checkpoints
     if demo.head != "auto":
         contender = dataclasses.replace(contender, head=demo.head)
-    seeds = Seeds(start, demo.trials)
-    protocol = dataclasses.replace(protocol, checkpoints=(contender,), seeds=seeds)
-    return jobs(protocol, scene_of(EMBODIMENT))
+    factor = demo.real_time_factor
+    return dataclasses.replace(
+        protocol,
+        checkpoints=(contender,),
+        seeds=Seeds(start, demo.trials),
+        real_time_factor=protocol.real_time_factor if factor is None else factor,
+    )
 
 
 def _run_trial(client: TrialClient, job: Job, timeout_s: float) -> Trial:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,8 @@ class Options:
         sim: `auto` (simulate when the embodiment's driver is the simulator), `true` or `false`.
         seed: of the object placement and of the policy's sampling noise; negative is random.
         record_dir: folder for the bags of episodes; empty starts no recorder.
+        real_time_factor: seconds of the simulation per second; other than 1, every node lives in
+            simulated time.
     """
 
     embodiment: str = "sim_widowx"
@@ -44,6 +47,12 @@ class Options:
     sim: Literal["auto", "true", "false"] = "auto"
     seed: int = -1
     record_dir: str = ""
+    real_time_factor: float = 1.0
+
+    @property
+    def use_sim_time(self) -> bool:
+        """Whether the clock is the simulator's."""
+        return self.real_time_factor != 1.0
 
 
 def config_dir() -> Path:
@@ -94,17 +103,24 @@ def node_specs(options: Options) -> tuple[NodeSpec, ...]:
     """The nodes to run; the bridge before the policy, so that someone holds before anyone asks.
 
     Raises:
-        ValueError, FileNotFoundError: the embodiment file is not right, `sim` or `head` is none of
-            its values, or the simulator is asked for with another driver.
+        ValueError, FileNotFoundError: the embodiment file is not right, an option is none of its
+            values, or the simulator or its time is asked for with another driver.
     """
     path = embodiment_file(options.embodiment)
     embodiment = Embodiment.load(path)
     if options.head not in ("auto", "flow", "fast"):  # a launch argument is any text
         raise ValueError(f"head: expected auto, flow or fast, got {options.head!r}")
+    has_simulator = _has_simulator(options.sim, embodiment)
+    _require_possible(options.real_time_factor, has_simulator)
     common: dict[str, bool | int | float | str] = {"embodiment_file": str(path)}
     specs = []
-    if _has_simulator(options.sim, embodiment):
-        specs.append(NodeSpec("nora_bringup", "sim", {**common, "seed": max(options.seed, 0)}))
+    if has_simulator:
+        simulated = {**common, "seed": max(options.seed, 0)}
+        if options.use_sim_time:
+            simulated |= {"publish_clock": True, "real_time_factor": options.real_time_factor}
+        specs.append(NodeSpec("nora_bringup", "sim", simulated))
+    if options.use_sim_time:
+        common["use_sim_time"] = True
     specs.append(NodeSpec("nora_bringup", "bridge", common))
     driven_by = {}
     if options.checkpoint:
@@ -123,6 +139,15 @@ def node_specs(options: Options) -> tuple[NodeSpec, ...]:
         }
         specs.append(NodeSpec("nora_policy", "policy", policy))
     return tuple(specs)
+
+
+def _require_possible(real_time_factor: float, has_simulator: bool) -> None:
+    if not (math.isfinite(real_time_factor) and real_time_factor > 0):
+        raise ValueError(f"real_time_factor: expected more than 0, got {real_time_factor}")
+    if real_time_factor != 1.0 and not has_simulator:
+        raise ValueError(
+            f"real_time_factor: expected 1 without a simulator, got {real_time_factor}"
+        )
 
 
 def _has_simulator(choice: str, embodiment: Embodiment) -> bool:

@@ -169,8 +169,8 @@ class SimNode(Node):
         )
 
     def _publish_images(self) -> None:
+        stamp_ns = self._now_ns()  # of the instant that all of them show
         for camera, publisher in self._images:
-            stamp_ns = self._now_ns()
             image_HW3 = self._sim.render(camera)
             publisher.publish(convert.image_to_msg(image_HW3, stamp_ns, camera))
 

@@ -22,6 +22,7 @@ from rclpy.action import ActionClient
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
@@ -35,6 +36,7 @@ from nora_policy.nodes import convert
 from nora_policy.types import Frame
 
 READY_TIMEOUT_S = 120.0
+HOME_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 10.0
 POLL_S = 0.02
 OUTCOMES = {
@@ -93,6 +95,7 @@ class TrialClient:
         embodiment: whose cameras are watched.
         check: called while waiting; raises `RuntimeError` when the graph is no longer alive.
         has_recorder: whether the graph has a recorder, for bags.
+        real_time_factor: of the graph's clock, which the limits below are measured in.
     """
 
     def __init__(
@@ -101,8 +104,10 @@ class TrialClient:
         embodiment: Embodiment,
         check: Callable[[], None],
         has_recorder: bool = False,
+        real_time_factor: float = 1.0,
     ) -> None:
         self._node, self._check = node, check
+        self._real_time_factor = real_time_factor
         self._trial: Trial | None = None
         self._start_ns = 0
         self._status = CommandStatus()
@@ -155,7 +160,8 @@ class TrialClient:
         self._set_mode(SetMode.Request.HOLD)
         self._wait(self._try_home, CALL_TIMEOUT_S, "the bridge to accept bridge/home")
         self._wait(self._is_homing, CALL_TIMEOUT_S, "the home motion to begin", optional=True)
-        self._wait(lambda: not self._is_homing(), 30.0, "the arm to reach its home pose")
+        home_s = self._wall(HOME_TIMEOUT_S)
+        self._wait(lambda: not self._is_homing(), home_s, "the arm to reach its home pose")
         if self._has_simulator:
             request = ResetSimulation.Request(seed=seed, instruction=instruction)
             self._demand("sim/reset", request)
@@ -208,13 +214,13 @@ class TrialClient:
                 on_progress((self._now_ns() - start_ns) * 1e-9)
                 return bool(result.done()) or is_over()
 
-            self._wait(is_done, timeout_s + CALL_TIMEOUT_S, "the trial to end")
+            self._wait(is_done, self._wall(timeout_s) + CALL_TIMEOUT_S, "the trial to end")
             if not result.done():
                 handle.cancel_goal_async()
                 self._wait(result.done, CALL_TIMEOUT_S, "the policy to stop")
             trial.duration_s = (self._now_ns() - start_ns) * 1e-9
             self._set_mode(SetMode.Request.HOLD)
-            self._wait(lambda: False, settle_s, "the scene to settle", optional=True)
+            self._wait(lambda: False, self._wall(settle_s), "the scene to settle", optional=True)
         finally:
             self._trial = None
             self._set_mode(SetMode.Request.HOLD)
@@ -272,6 +278,9 @@ class TrialClient:
                 raise RuntimeError(f"waited {timeout_s:g} s for {what}")
             time.sleep(POLL_S)
 
+    def _wall(self, node_s: float) -> float:
+        return node_s / self._real_time_factor
+
     def _is_homing(self) -> bool:
         return bool(self._status.mode == CommandStatus.MODE_HOMING)
 
@@ -327,17 +336,21 @@ class TrialClient:
 
 @contextlib.contextmanager
 def trial_client(
-    embodiment: Embodiment, check: Callable[[], None], has_recorder: bool = False
+    embodiment: Embodiment,
+    check: Callable[[], None],
+    has_recorder: bool = False,
+    real_time_factor: float = 1.0,
 ) -> Iterator[TrialClient]:
     """A `TrialClient` whose node is spun while the context lasts."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("trials", namespace=NAMESPACE)
+    clock = Parameter("use_sim_time", value=real_time_factor != 1.0)
+    node = rclpy.create_node("trials", namespace=NAMESPACE, parameter_overrides=[clock])
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, name="spin")
     thread.start()
     try:
-        yield TrialClient(node, embodiment, check, has_recorder)
+        yield TrialClient(node, embodiment, check, has_recorder, real_time_factor)
     finally:
         executor.shutdown()
         thread.join()
@@ -361,7 +374,8 @@ def graph_client(options: Options, logs: Path) -> Iterator[TrialClient]:
                 lines = (logs / f"{ended.split()[0]}.log").read_text(errors="replace").splitlines()
                 raise RuntimeError(f"{ended}: {lines[-1] if lines else 'it said nothing'}")
 
-        with trial_client(embodiment, check, bool(options.record_dir)) as client:
+        has_recorder, factor = bool(options.record_dir), options.real_time_factor
+        with trial_client(embodiment, check, has_recorder, factor) as client:
             client.wait_until_ready()
             yield client
 

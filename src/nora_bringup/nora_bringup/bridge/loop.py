@@ -9,8 +9,9 @@ OVERRUN_FACTOR = 1.5
 
 @dataclass(slots=True)
 class LoopMonitor:
-    """Feed it the start and the end of every period, ns; `summary` covers the time since the last.
+    """Feed it start and work of every period, ns; `summary` covers the time since the last.
 
+    Starts are of the clock that times the loop: wall time would call a slowed one late.
     An overrun is a period that began more than half a period late.
     """
 
@@ -20,8 +21,8 @@ class LoopMonitor:
     _jitter_s: float = 0.0
     _work_s: float = 0.0
 
-    def record(self, start_ns: int, end_ns: int) -> None:
-        self._work_s = max(self._work_s, (end_ns - start_ns) * 1e-9)
+    def record(self, start_ns: int, work_ns: int) -> None:
+        self._work_s = max(self._work_s, work_ns * 1e-9)
         if self._last_start_ns is not None:
             interval_s = (start_ns - self._last_start_ns) * 1e-9
             self._jitter_s = max(self._jitter_s, abs(interval_s - self.period_s))

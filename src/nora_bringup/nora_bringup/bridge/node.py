@@ -158,7 +158,7 @@ class BridgeNode(ManagedNode):
         if executed := self.controller.executed:
             self.command.publish(messages.command_to_msg(executed, self.frame))
         self._publish_status(now_ns)
-        self.monitor.record(start_ns, time.monotonic_ns())
+        self.monitor.record(now_ns, time.monotonic_ns() - start_ns)
 
     def _publish_poses(self, target: SafeTarget) -> None:
         self.target_pose.publish(convert.pose_to_msg(target.pose, target.stamp_ns, self.frame))

@@ -65,7 +65,9 @@ class Protocol:
     `tasks`: instructions; {object} and {receptacle} stand for every one of the scene. `draw`: of
     all tasks, `one` for each seed or `all`. `seconds`: limit of a trial. `image_size`, `delay_s`:
     of rendered images, px, and their age at the start of a step (without ROS). With ROS, `judge`
-    says who does it, and `bags` whether there is one per trial.
+    says who does it, `bags` whether there is one per trial, and `real_time_factor` how fast the
+    simulation runs: with too little computing power, slower gives the images the age they had in
+    training.
     """
 
     embodiment: str
@@ -76,6 +78,7 @@ class Protocol:
     draw: Literal["one", "all"] = "one"
     image_size: int = 256
     delay_s: float = 0.1
+    real_time_factor: float = 1.0
     video: Videos = "failures"
     judge: Literal["simulator", "operator"] = "simulator"
     bags: bool = False

@@ -64,6 +64,7 @@ class RosTrials:
                 head=head,
                 seed=self._protocol.seeds.start,
                 record_dir=str(self._out / "bags") if self._protocol.bags else "",
+                real_time_factor=self._protocol.real_time_factor,
             )
             with graph_client(options, self._out / "logs") as client:
                 for job in group:
