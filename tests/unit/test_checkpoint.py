@@ -138,6 +138,10 @@ def without(name):
             lambda s: {**s, checkpoint.LM_HEAD: s[EMBEDDING] + 1},
             "expected the values of the embedding",
         ),
+        (
+            lambda s: {**s, checkpoint.LM_HEAD: s[EMBEDDING][:-1].clone()},
+            rf"1 wrong shape: {checkpoint.LM_HEAD} ",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(folder, change, message):

@@ -13,8 +13,8 @@ import pytest
 from demo_bags import CONFIG, EMBODIMENT, INSTRUCTION, START_NS, STEP_NS
 
 from nora_policy.goal import Outcome
+from nora_policy.images import orient, resize
 from nora_policy.normalization import Statistics, normalize
-from nora_policy.preprocess import orient, resize
 from nora_policy.types import Float64
 from nora_training import cli
 from nora_training.build import Build

@@ -38,6 +38,7 @@ NUMPY_FILES = [
         "types",
         "observation",
         "normalization",
+        "images",
         "chunk_player",
         "motion",
         "safety",

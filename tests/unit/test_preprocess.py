@@ -14,9 +14,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from nora_policy.embodiment import Camera
+from nora_policy.images import orient, resize
 from nora_policy.models.config import NORA15_3B
 from nora_policy.models.tiny import make_config, make_tokenizer
-from nora_policy.preprocess import Preprocessor, orient, patchify, resize
+from nora_policy.preprocess import Preprocessor, patchify
 from nora_policy.types import Observation
 
 GOLDEN = Path(__file__).parents[1] / "golden/resize_lanczos3_224.npz"

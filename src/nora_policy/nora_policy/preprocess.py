@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nora_policy.embodiment import Camera
+from nora_policy.images import UInt8, orient, resize
 from nora_policy.models.config import NoraConfig
 from nora_policy.types import Observation
 
-UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 
-LANCZOS_RADIUS = 3.0
-BAND = 28  # output rows that share one dense product over the few input rows they need
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
@@ -105,82 +103,6 @@ class Preprocessor:
             raise ValueError("config.json: token_head: expected one to learn action tokens")
         ids = [self._config.action_token_min + token for token in action_tokens]
         return [*ids, self._config.token_head.end_token, *self._turn_end]
-
-
-def orient(rgb_HW3: UInt8, camera: Camera) -> UInt8:
-    """Turn the image clockwise by the camera's `rotation_deg`, then cut out its `crop`."""
-    turned_HW3 = np.rot90(rgb_HW3, -(camera.rotation_deg // 90))
-    if camera.crop is None:
-        return turned_HW3
-    top, left, height, width = camera.crop
-    if top + height > turned_HW3.shape[0] or left + width > turned_HW3.shape[1]:
-        raise ValueError(
-            f"camera {camera.name}: expected an image that holds crop {list(camera.crop)}, "
-            f"got height, width {list(turned_HW3.shape[:2])}"
-        )
-    return turned_HW3[top : top + height, left : left + width]
-
-
-def resize(rgb_HW3: UInt8, height: int, width: int) -> UInt8:
-    """`rgb_HW3` scaled to (height, width, 3) exactly as in pre-training.
-
-    TensorFlow's `tf.image.resize(..., method="lanczos3", antialias=True)`, rounded half to even
-    and clipped to uint8: dlimp's `resize_image`. An image of the right size is returned as it is.
-    """
-    if rgb_HW3.shape[:2] == (height, width):
-        return rgb_HW3
-    x = _resample(torch.from_numpy(np.ascontiguousarray(rgb_HW3)), height)
-    x = _resample(x.transpose(0, 1).contiguous(), width).transpose(0, 1)
-    return x.round_().clamp_(0, 255).to(torch.uint8).contiguous().numpy()
-
-
-def _resample(x_SXC: torch.Tensor, out_size: int) -> torch.Tensor:
-    """Resample the first axis to `out_size`; float32, from any type."""
-    flat_SX = x_SXC.flatten(1)
-    y_OX = torch.empty(out_size, flat_SX.shape[1])
-    for band in _bands(x_SXC.shape[0], out_size):
-        torch.mm(band.weights, flat_SX[band.source].float(), out=y_OX[band.target])
-    return y_OX.view(out_size, *x_SXC.shape[1:])
-
-
-@dataclass(frozen=True, slots=True)
-class _Band:
-    source: slice
-    target: slice
-    weights: torch.Tensor
-
-
-@lru_cache(maxsize=32)
-def _bands(in_size: int, out_size: int) -> tuple[_Band, ...]:
-    weights_OI = _lanczos_weights(in_size, out_size)
-    bands = []
-    for start in range(0, out_size, BAND):
-        target = slice(start, min(start + BAND, out_size))
-        used = np.flatnonzero(weights_OI[target].any(axis=0))
-        source = slice(int(used[0]), int(used[-1]) + 1)
-        weights = torch.from_numpy(np.ascontiguousarray(weights_OI[target, source]))
-        bands.append(_Band(source, target, weights))
-    return tuple(bands)
-
-
-def _lanczos_weights(in_size: int, out_size: int) -> Float32:
-    """(out_size, in_size) weights of TensorFlow's `ScaleAndTranslate`, each row with sum 1.
-
-    The kernel widens when shrinking (antialias); samples outside of the image carry no weight.
-    """
-    scale = np.float32(in_size / out_size)
-    width = max(scale, np.float32(1.0))
-    centers_O = (np.arange(out_size, dtype=np.float32) + np.float32(0.5)) * scale
-    samples_I = np.arange(in_size, dtype=np.float32) + np.float32(0.5)
-    x_OI = np.abs((samples_I[None, :] - centers_O[:, None]) / width)
-    phase_OI = np.float32(np.pi) * np.maximum(x_OI, np.float32(1e-3))
-    weights_OI = LANCZOS_RADIUS * np.sin(phase_OI) * np.sin(phase_OI / LANCZOS_RADIUS)
-    weights_OI = np.where(x_OI <= 1e-3, np.float32(1.0), weights_OI / phase_OI**2)
-    weights_OI[x_OI > LANCZOS_RADIUS] = 0.0
-    normalised_OI: Float32 = (weights_OI / weights_OI.sum(axis=1, keepdims=True)).astype(
-        np.float32
-    )
-    return normalised_OI
 
 
 def patchify(rgb_NHW3: UInt8, patch: int, merge: int, frames: int) -> Float32:

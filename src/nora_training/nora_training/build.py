@@ -9,31 +9,16 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from nora_policy import schema
 from nora_policy.embodiment import Embodiment
 from nora_training.bags import find_bags
-from nora_training.dataset import (
-    EMBODIMENT,
-    EPISODES,
-    INDEX,
-    Entry,
-    Settings,
-    write_index,
-)
+from nora_training.conversion import Result, be_one_of_many, convert
+from nora_training.dataset import EMBODIMENT, EPISODES, INDEX, Settings, write_index
 from nora_training.motion import Choice
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one bag: an entry, or the reason why not. `is_new`: converted just now."""
-
-    bag: Path
-    entry: Entry | None
-    reason: str = ""
-    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +74,14 @@ class Build:
 
     def run(self, bags: list[Path]) -> Iterator[Result]:
         """Convert, one result per bag as they come."""
+        job = partial(convert, self.out, self.embodiment, self.image_size, self.source)
         if self.workers == 1:
-            yield from (_convert(self, bag) for bag in bags)
+            yield from map(job, bags)
             return
-        # Fresh processes: threads of torch do not survive a fork.
-        context = get_context("spawn")
-        with ProcessPoolExecutor(self.workers, context, _start) as pool:
-            for future in as_completed([pool.submit(_convert, self, bag) for bag in bags]):
+        # Forked: importing everything anew takes longer than a short bag.
+        context = get_context("fork")
+        with ProcessPoolExecutor(self.workers, context, be_one_of_many) as pool:
+            for future in as_completed([pool.submit(job, bag) for bag in bags]):
                 yield future.result()
 
     def finish(self, results: list[Result]) -> None:
@@ -108,16 +94,3 @@ class Build:
     def _settings(self) -> Settings:
         digest = hashlib.sha256(self.embodiment.read_bytes()).hexdigest()
         return Settings(self.image_size, self.source, digest)
-
-
-# Imported by the processes that convert: the one that waits for them does without torch.
-def _start() -> None:
-    from nora_training.conversion import be_one_of_many
-
-    be_one_of_many()
-
-
-def _convert(build: Build, bag: Path) -> Result:
-    from nora_training.conversion import convert
-
-    return convert(build, bag)

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from nora_policy.goal import Outcome
 from nora_policy.normalization import Statistics
-from nora_training.build import Build, Result
+from nora_training.build import Build
+from nora_training.conversion import Result
 from nora_training.dataset import Dataset, Entry, statistics_json
 from nora_training.lerobot.exporting import Export
 from nora_training.lerobot.importing import Import

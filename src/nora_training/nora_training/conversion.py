@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
-import torch
+from threadpoolctl import threadpool_limits
 
 from nora_policy import schema
 from nora_policy.embodiment import Embodiment
-from nora_policy.preprocess import orient, resize
+from nora_policy.images import orient, resize
 from nora_training.alignment import Int64
 from nora_training.bags import Bag, bag_sha256
-from nora_training.build import Build, Result
 from nora_training.dataset import (
     EPISODES,
     NO_IMAGE,
@@ -25,34 +26,50 @@ from nora_training.dataset import (
     save_episode,
 )
 from nora_training.episodes import Episode, observations, read_episode
+from nora_training.motion import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one bag: an entry, or the reason why not. `is_new`: converted just now."""
+
+    bag: Path
+    entry: Entry | None
+    reason: str = ""
+    is_new: bool = False
 
 
 def be_one_of_many() -> None:
     """Leave the other cores to the other processes."""
-    torch.set_num_threads(1)
+    threadpool_limits(1)
+    cv2.setNumThreads(1)
 
 
-def convert(build: Build, bag: Path) -> Result:
-    """One bag into its folder, unless that is there."""
+def convert(
+    out: Path, embodiment_file: Path, image_size: int, source: Choice, bag: Path
+) -> Result:
+    """One bag into its folder in `out`, unless that is there; the rest is as in `Build`."""
     try:
         sha256 = bag_sha256(bag)
-        done = build.out / EPISODES / sha256[:16] / "episode.json"
+        done = out / EPISODES / sha256[:16] / "episode.json"
         if done.is_file():
             return Result(bag, schema.build(Entry, json.loads(done.read_text())))
-        embodiment = Embodiment.load(build.embodiment)
+        embodiment = Embodiment.load(embodiment_file)
         with Bag.open(bag) as opened:
-            entry = _write(opened, embodiment, build, sha256)
+            episode = read_episode(opened, embodiment, source)
+            entry = _write(opened, episode, embodiment, image_size, out / EPISODES, sha256)
     except ValueError as error:
         return Result(bag, None, str(error))
     return Result(bag, entry, is_new=True)
 
 
-def _write(bag: Bag, embodiment: Embodiment, build: Build, sha256: str) -> Entry:
+def _write(
+    bag: Bag, episode: Episode, embodiment: Embodiment, size: int, folder: Path, sha256: str
+) -> Entry:
     """Into a hidden folder first, which gets its name when it is complete."""
-    episode = read_episode(bag, embodiment, build.source)
-    half = Path(tempfile.mkdtemp(prefix=".", dir=build.out / EPISODES))
+    half = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     try:
-        image_stamps_N = _write_images(half, bag, episode, embodiment, build.image_size)
+        image_stamps_N = _write_images(half, bag, episode, embodiment, size)
         steps = Steps(
             episode.stamps_N,
             image_stamps_N,
@@ -96,8 +113,7 @@ def _write_images(
             continue
         stamps_N[i] = seen.stamp_ns
         for file, camera, rgb_HW3 in zip(files, cameras, seen.images, strict=True):
-            # A copy, because torch warns of arrays that it may not write to.
-            file[i] = resize(orient(rgb_HW3.copy(), camera), size, size)
+            file[i] = resize(orient(rgb_HW3, camera), size, size)
     if (stamps_N == NO_IMAGE).all():
         raise ValueError(f"expected images at the steps, got none: {problem}")
     return stamps_N

@@ -16,6 +16,7 @@ import tyro
 
 from nora_policy.embodiment import Embodiment
 from nora_policy.goal import Outcome
+from nora_policy.images import resize
 from nora_policy.observation import NS_PER_S
 from nora_training.alignment import moving
 from nora_training.dataset import (
@@ -114,8 +115,6 @@ class Import:
         return LeRobotSource(self.folder, names, cameras, frame_rate(embodiment))
 
     def _convert(self, episodes: Path, source: LeRobotSource, row: Row) -> Entry | str:
-        from nora_policy.preprocess import resize  # only here: it brings torch
-
         steps = _steps(source, row)
         entry = source.entries.get(row["episode_index"])
         if entry is None:

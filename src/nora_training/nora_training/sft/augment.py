@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nora_policy.preprocess import UInt8
+from nora_policy.images import UInt8
 from nora_policy.types import Float64
 from nora_training.alignment import Int64
 

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nora_policy.images import UInt8, resize
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.normalization import Statistics, normalize
-from nora_policy.preprocess import IGNORED, ModelInputs, Preprocessor, UInt8, resize
+from nora_policy.preprocess import IGNORED, ModelInputs, Preprocessor
 from nora_policy.types import Float64
 from nora_training.alignment import Int64
 from nora_training.dataset import Dataset, Entry
