@@ -27,8 +27,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from nora_bringup.sim.kinematics import GRIPPER_JOINT
-from nora_policy.embodiment import Embodiment
+from nora_policy.embodiment import GRIPPER_JOINT, Embodiment
 from nora_training.dataset import Dataset
 
 SRC = Path(__file__).parents[1] / "src"

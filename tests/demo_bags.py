@@ -16,9 +16,9 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
 
-from nora_bringup.sim.kinematics import GRIPPER_JOINT, MinkKinematics
+from nora_bringup.sim.kinematics import MinkKinematics
 from nora_bringup.sim.simulator import Simulator
-from nora_policy.embodiment import Embodiment
+from nora_policy.embodiment import GRIPPER_JOINT, Embodiment
 from nora_policy.types import Pose
 
 SRC = Path(__file__).parents[1] / "src"

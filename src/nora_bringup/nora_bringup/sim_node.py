@@ -14,10 +14,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import Image, JointState
 
-from nora_bringup.sim.kinematics import GRIPPER_JOINT
 from nora_bringup.sim.pacing import Pacer
 from nora_bringup.sim.simulator import TICK_NS, Simulator
-from nora_policy.embodiment import Embodiment
+from nora_policy.embodiment import GRIPPER_JOINT, Embodiment
 from nora_policy.nodes import convert
 from nora_policy.nodes.runtime import load_embodiment, parameter, run
 

@@ -14,6 +14,8 @@ from typing import Literal
 
 from nora_policy import schema
 
+GRIPPER_JOINT = "left_finger"  # among the joints of a driver
+
 
 @dataclass(frozen=True, slots=True)
 class Camera:

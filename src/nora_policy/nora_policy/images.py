@@ -1,6 +1,6 @@
 """Pictures as the network wants them: upright, cut and of its size (numpy layer).
 
-Legend: H W image size, O output rows, S input rows, X values of a row.
+Legend: H W image size, S source rows, O output rows, X values of a row, I input samples.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ def resize(rgb_HW3: UInt8, height: int, width: int) -> UInt8:
     """
     if rgb_HW3.shape[:2] == (height, width):
         return rgb_HW3
-    x = _resample(rgb_HW3, height)
-    x = _resample(x.swapaxes(0, 1), width).swapaxes(0, 1)
-    np.rint(x, out=x)
-    np.clip(x, 0, 255, out=x)
-    return np.ascontiguousarray(x, np.uint8)
+    x_W3H = _resample(rgb_HW3, height)
+    x_3HW = _resample(x_W3H, width)
+    np.rint(x_3HW, out=x_3HW)
+    np.clip(x_3HW, 0, 255, out=x_3HW)
+    return np.ascontiguousarray(np.moveaxis(x_3HW.astype(np.uint8), 0, -1))
 
 
-def _resample(x_SXC: UInt8 | Float32, out_size: int) -> Float32:
-    """Resample the first axis to `out_size`."""
-    flat_SX = np.ascontiguousarray(x_SXC).reshape(len(x_SXC), -1)
-    y_OX = np.empty((out_size, flat_SX.shape[1]), np.float32)
-    for band in _bands(len(x_SXC), out_size):
-        source = flat_SX[band.source].astype(np.float32, copy=False)
-        np.matmul(band.weights, source, out=y_OX[band.target])
-    return y_OX.reshape(out_size, *x_SXC.shape[1:])
+def _resample(x: UInt8 | Float32, out_size: int) -> Float32:
+    """Resample the first axis and make it the last: the next product then needs no transpose."""
+    flat_SX = np.ascontiguousarray(x).reshape(len(x), -1)
+    y_XO = np.empty((flat_SX.shape[1], out_size), np.float32)
+    for band in _bands(len(x), out_size):
+        source_SX = flat_SX[band.source].astype(np.float32, copy=False)
+        y_XO[:, band.target] = source_SX.T @ band.weights_SO
+    return y_XO.reshape(*x.shape[1:], out_size)
 
 
 @dataclass(frozen=True, slots=True)
 class _Band:
     source: slice
     target: slice
-    weights: Float32
+    weights_SO: Float32
 
 
 @lru_cache(maxsize=32)
@@ -74,7 +74,7 @@ def _bands(in_size: int, out_size: int) -> tuple[_Band, ...]:
         target = slice(start, min(start + BAND, out_size))
         used = np.flatnonzero(weights_OI[target].any(axis=0))
         source = slice(int(used[0]), int(used[-1]) + 1)
-        weights = np.ascontiguousarray(weights_OI[target, source])
+        weights = np.ascontiguousarray(weights_OI[target, source].T)
         bands.append(_Band(source, target, weights))
     return tuple(bands)
 

@@ -16,11 +16,9 @@ from nora_policy.normalization import Statistics
 from nora_training.build import Build
 from nora_training.conversion import Result
 from nora_training.dataset import Dataset, Entry, statistics_json
-from nora_training.lerobot.exporting import Export
-from nora_training.lerobot.importing import Import
 
-# Torch and matplotlib are imported where they are used: a build, and each of its processes, would
-# otherwise spend more time on them than on a short bag.
+# Torch, matplotlib and pyarrow are imported where they are used: a build would otherwise spend
+# more time on them than on a short bag.
 BAD_BAGS, BAD_INPUT, INTERRUPTED = 1, 2, 130
 Root = tyro.conf.Positional[Path]
 
@@ -182,17 +180,55 @@ def _fast(
     return 0
 
 
-def _export_lerobot(export: tyro.conf.OmitArgPrefixes[Export]) -> int:
-    """Write a data set for LeRobot (v3.0); all episodes, whatever their outcome."""
-    dataset = Dataset.load(export.root)
-    entries = export.run(dataset)
+def _export_lerobot(root: Root, out: Root, crf: int = 18) -> int:
+    """Write a data set for LeRobot (v3.0); all episodes, whatever their outcome.
+
+    Args:
+        root: the data set.
+        out: folder to make; it must not exist, and does not until all is in it.
+        crf: quality of the videos, from 0 (lossless, RGB) to 51 (worst).
+    """
+    from nora_training.lerobot.exporting import Export
+
+    dataset = Dataset.load(root)
+    entries = Export(root, out, crf).run(dataset)
     done = list(tqdm(entries, total=len(dataset.entries), unit="episode", disable=None))
-    print(f"{export.out}: {len(done)} episodes, {sum(entry.num_steps for entry in done)} steps")
+    print(f"{out}: {len(done)} episodes, {sum(entry.num_steps for entry in done)} steps")
     return 0
 
 
-def _import_lerobot(command: tyro.conf.OmitArgPrefixes[Import]) -> int:
-    """Make a LeRobot data set (v3.0) one of ours; exit code 1 when episodes were skipped."""
+def _import_lerobot(
+    folder: Root,
+    embodiment: Path,
+    out: Path,
+    action_names: tuple[str, ...] = (),
+    images: tuple[str, ...] = (),
+    outcome: Outcome = Outcome.SUCCESS,
+    image_size: int = 224,
+    val_fraction: float = 0.1,
+) -> int:
+    """Make a LeRobot data set (v3.0) one of ours; exit code 1 when episodes were skipped.
+
+    Its actions must be what the embodiment's are: per step, m and rad, gripper 0 closed ... 1
+    open. Images are taken as they are: upright and uncut, whatever the embodiment does to its own.
+
+    Args:
+        folder: of the LeRobot data set, version 3.
+        embodiment: YAML file of the robot.
+        out: folder of the data set to make; it must not exist, and does not until all is in it.
+        action_names: what the embodiment's actions are called there, in its order, or their
+            numbers where they have no names; not given: as in the embodiment.
+        images: the features for the embodiment's cameras, in its order; not given:
+            observation.images.CAMERA.
+        outcome: of episodes that another program recorded.
+        image_size: side of the square images, px, as the policy wants them.
+        val_fraction: share of the episodes that are never trained on.
+    """
+    from nora_training.lerobot.importing import Import
+
+    command = Import(
+        folder, embodiment, out, action_names, images, outcome, image_size, val_fraction
+    )
     source = command.open()
     entries, problems = [], []
     with tqdm(total=len(source.rows), unit="episode", disable=None) as progress:
@@ -204,7 +240,7 @@ def _import_lerobot(command: tyro.conf.OmitArgPrefixes[Import]) -> int:
             else:
                 entries.append(done)
     steps = sum(entry.num_steps for entry in entries)
-    print(f"{command.out}: {len(entries)} episodes, {steps} steps; {len(problems)} skipped")
+    print(f"{out}: {len(entries)} episodes, {steps} steps; {len(problems)} skipped")
     return BAD_BAGS if problems else 0
 
 

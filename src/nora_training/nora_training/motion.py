@@ -12,8 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from nora_bringup.sim.kinematics import GRIPPER_JOINT, MinkKinematics
-from nora_policy.embodiment import Embodiment
+from nora_policy.embodiment import GRIPPER_JOINT, Embodiment
 from nora_policy.observation import NS_PER_S
 from nora_policy.types import Float64
 from nora_training.alignment import Int64, ToolPath, commanded_path, held
@@ -140,6 +139,8 @@ def _poses(read: Messages, joints: _Joints) -> Motion | None:
 def _forward(embodiment: Embodiment, joints: _Joints) -> Motion | None:
     if embodiment.arm is None or len(joints.stamps_M) < 2:
         return None
+    from nora_bringup.sim.kinematics import MinkKinematics  # MuJoCo, for bags without poses
+
     kinematics = MinkKinematics(embodiment.arm)
     poses = [kinematics.forward(joints_J) for joints_J in joints.joints_MJ]
     positions_M3 = np.array([pose.position_m for pose in poses])

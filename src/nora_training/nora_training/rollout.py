@@ -14,6 +14,7 @@ from typing import IO, Protocol
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from nora_bringup.sim.cell import Cell
 from nora_bringup.sim.task import parse
@@ -158,6 +159,7 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
 def main() -> None:
     """Exit code 2 with the reason on stderr when nothing can be run."""
     torch.set_num_threads(1)
+    threadpool_limits(1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library has to say must not end up among the answers
     try:

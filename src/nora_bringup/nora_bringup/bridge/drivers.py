@@ -11,8 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 
-from nora_bringup.sim.kinematics import GRIPPER_JOINT
-from nora_policy.embodiment import Embodiment, Gripper
+from nora_policy.embodiment import GRIPPER_JOINT, Embodiment, Gripper
 from nora_policy.nodes import convert
 from nora_policy.safety import SafeTarget
 from nora_policy.types import ArmState

@@ -14,8 +14,7 @@ from nora_bringup.bags.writer import BagWriter, Topic
 from nora_bringup.graph import NAMESPACE
 from nora_bringup.recorder.recorder import AUDIT, BY_OPERATOR
 from nora_bringup.sim.cell import Cell
-from nora_bringup.sim.kinematics import GRIPPER_JOINT
-from nora_policy.embodiment import Embodiment
+from nora_policy.embodiment import GRIPPER_JOINT, Embodiment
 from nora_policy.safety import SafeTarget
 from nora_policy.types import Frame
 

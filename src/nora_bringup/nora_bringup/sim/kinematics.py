@@ -13,7 +13,6 @@ from nora_policy.embodiment import Arm
 from nora_policy.types import Float64, Pose
 
 MODELS = Path(__file__).parent / "models"
-GRIPPER_JOINT = "left_finger"
 
 MAX_ITERATIONS = 20
 DAMPING = 1e-9

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from nora_bringup.sim.kinematics import GRIPPER_JOINT, MODELS
+from nora_bringup.sim.kinematics import MODELS
 from nora_bringup.sim.rendering import Renderer
 from nora_bringup.sim.task import Judge, TaskState, Thing, parse
-from nora_policy.embodiment import Arm, Embodiment
+from nora_policy.embodiment import GRIPPER_JOINT, Arm, Embodiment
 from nora_policy.types import ArmState, Float64, Pose
 
 SCENE = "scene.xml"

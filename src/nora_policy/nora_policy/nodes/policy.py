@@ -18,6 +18,7 @@ from rclpy.subscription import Subscription
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
+from threadpoolctl import threadpool_limits
 
 from nora_policy.embodiment import Camera
 from nora_policy.goal import Ending, Goal, GoalError, Outcome, goal_problem
@@ -48,7 +49,7 @@ class PolicyNode(ManagedNode):
         self.head = parameter(self, "head", "auto", "flow, fast, or auto: the embodiment's.")
         self.seed = parameter(self, "seed", -1, "Seed of the sampling noise; negative: random.")
         spare = max(1, (os.cpu_count() or 2) - 1)
-        self.cpu_threads = parameter(self, "cpu_threads", spare, "Threads of torch on the CPU.")
+        self.cpu_threads = parameter(self, "cpu_threads", spare, "Threads of inference.")
         self.instruction = ""
         self.goal: Goal | None = None
         self.goal_handle: ServerGoalHandle | None = None
@@ -62,6 +63,7 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         torch.set_num_threads(self.cpu_threads)
+        threadpool_limits(self.cpu_threads)  # of numpy, which resizes
         if not self.checkpoint:
             raise ValueError("parameter checkpoint: expected a checkpoint folder, got none")
         seed = None if self.seed < 0 else self.seed

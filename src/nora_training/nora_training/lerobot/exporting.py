@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tyro
 
 from nora_policy.types import Float64
 from nora_training.dataset import Dataset, Entry, Steps
@@ -40,16 +39,10 @@ FILE_FRAMES = 20_000  # about 100 MB of video at 224 x 224
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """One data set to be written for LeRobot.
+    """The data set `root` to be written for LeRobot: `nora-dataset export-lerobot`."""
 
-    Attributes:
-        root: the data set.
-        out: folder to make; it must not exist, and does not until all is in it.
-        crf: quality of the videos, from 0 (lossless, RGB) to 51 (worst).
-    """
-
-    root: tyro.conf.Positional[Path]
-    out: tyro.conf.Positional[Path]
+    root: Path
+    out: Path
     crf: int = 18
 
     def __post_init__(self) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from nora_policy.embodiment import Embodiment
 from nora_policy.goal import Outcome
@@ -46,25 +45,9 @@ GRIPPER_SLACK = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One LeRobot data set to be made one of ours.
+    """The LeRobot data set `folder` to be made one of ours: `nora-dataset import-lerobot`."""
 
-    Its actions must be what the embodiment's are: per step, m and rad, gripper 0 closed ... 1
-    open. Images are taken as they are: upright and uncut, whatever the embodiment does to its own.
-
-    Attributes:
-        folder: of the LeRobot data set, version 3.
-        embodiment: YAML file of the robot.
-        out: folder of the data set to make; it must not exist, and does not until all is in it.
-        action_names: what the embodiment's actions are called there, in its order, or their
-            numbers where they have no names; not given: as in the embodiment.
-        images: the features for the embodiment's cameras, in its order; not given:
-            observation.images.CAMERA.
-        outcome: of episodes that another program recorded.
-        image_size: side of the square images, px, as the policy wants them.
-        val_fraction: share of the episodes that are never trained on.
-    """
-
-    folder: tyro.conf.Positional[Path]
+    folder: Path
     embodiment: Path
     out: Path
     action_names: tuple[str, ...] = ()
