@@ -49,7 +49,8 @@ def wait_for(condition, limit_s: float = START_LIMIT_S) -> None:
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    process = nora("demo", "--trials", "3", "--trial-seconds", "4", "--out", str(out))
+    arguments = ("--trials", "3", "--trial-seconds", "4", "--real-time-factor", "1")
+    process = nora("demo", *arguments, "--out", str(out))
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     return out, output

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import av
+import cv2
 import demo_bags
 import numpy as np
 import pytest
@@ -98,6 +99,8 @@ def test_what_is_there_is_not_converted_again(dataset, bags, monkeypatch, capsys
 
 
 def test_processes_give_the_same_data_set(dataset, bags, tmp_path, monkeypatch):
+    cv2.setNumThreads(2)
+    cv2.GaussianBlur(np.zeros((1500, 1500, 3), np.uint8), (9, 9), 0)  # starts its threads
     arguments = ("--val-fraction", 0.5, "--workers", 2)
     assert build(monkeypatch, bags, tmp_path, *arguments) == 0
     other = Dataset.load(tmp_path)
@@ -106,6 +109,16 @@ def test_processes_give_the_same_data_set(dataset, bags, tmp_path, monkeypatch):
         np.testing.assert_array_equal(
             other.images(entry, "primary"), dataset.images(entry, "primary")
         )
+
+
+def test_a_build_imports_no_more_than_it_needs():
+    code = "import sys, nora_training.cli; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    roots = {name.split(".")[0] for name in result.stdout.split()}
+    assert "rosbags" in roots
+    assert not roots & {"torch", "transformers", "mujoco", "mink", "pyarrow", "av", "matplotlib"}
 
 
 def test_a_build_killed_anywhere_goes_on(dataset, bags, tmp_path, monkeypatch):

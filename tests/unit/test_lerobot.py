@@ -302,7 +302,7 @@ def test_names_rates_and_features_that_do_not_match_are_named(tmp_path, capsys):
 
 def test_half_an_export_is_no_data_set(ours, tmp_path, capsys):
     theirs = tmp_path / "theirs"
-    export = exporting.Export(ours.root, theirs).run(ours)
+    export = exporting.Export(ours.root, theirs, crf=18).run(ours)
     next(export)
     (half,) = tmp_path.glob(".theirs.*")  # what a kill would leave
     assert not theirs.exists()

@@ -252,6 +252,23 @@ def test_osmesa_draws_the_scene() -> None:
     assert 60 < float(done.stdout) < 200
 
 
+def test_a_renderer_left_open_ends_in_silence() -> None:
+    code = (
+        "import tempfile\n"
+        "folder = tempfile.TemporaryDirectory()\n"  # finalizers are at work before mujoco's
+        "from pathlib import Path\n"
+        "from nora_bringup.sim.simulator import Simulator\n"
+        "from nora_policy.embodiment import Embodiment\n"
+        f"kept = Simulator(Embodiment.load(Path({str(CONFIG)!r})))\n"
+        "kept.render()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @given(
     gaps_ns=st.lists(st.integers(0, 100_000_000), max_size=50),
     factor=st.sampled_from([0.5, 1.0, 2.0]),

@@ -158,6 +158,7 @@ def test_shipped_protocols_are_about_the_scene():
         ("seconds: 1.0", "seconds: 0", "seconds: expected more than 0"),
         ("head: fast", "head: slow", r"head: expected one of \['flow', 'fast'\]"),
         ("video: all", "video: all\ndelay_s: 0.05", "delay_s: expected a multiple"),
+        ("video: all", "video: all\nreal_time_factor: 0.0", "real_time_factor: expected more"),
         ("video: all", "film: all", "film: unknown key"),
         ("normal, shuffled_instruction", "normal, normal", "conditions: expected distinct"),
     ],
@@ -205,6 +206,10 @@ def test_identity_notices_every_change_that_matters(study, tmp_path):
     assert identity(Protocol.load(path), EMBODIMENT, has_ros=False) == before
     path.write_text(PROTOCOL.replace("seconds: 1.0", "seconds: 2.0"))
     assert changed(before, identity(Protocol.load(path), EMBODIMENT, False)) == {"protocol"}
+    path.write_text(PROTOCOL.replace("seconds: 1.0", "seconds: 1.0\nreal_time_factor: 0.5"))
+    assert identity(Protocol.load(path), EMBODIMENT, has_ros=False) == before
+    with_ros = identity(protocol, EMBODIMENT, has_ros=True)
+    assert changed(with_ros, identity(Protocol.load(path), EMBODIMENT, True)) == {"protocol"}
     tiny.write(tmp_path / "tiny", EMBODIMENT, seed=1)
     other = Protocol.load(study / "study.yaml", {"b": tmp_path / "tiny"})
     assert changed(before, identity(other, EMBODIMENT, has_ros=False)) == {"checkpoint b"}

@@ -65,7 +65,10 @@ def run_demo(demo: Demo) -> int:
     )
     print(f"starting simulator, bridge and policy; logs in {logs}/")
     with graph_client(options, logs) as client:
-        print("ready: cameras -> policy -> bridge -> simulated arm")
+        print(
+            "ready: cameras -> policy -> bridge -> simulated arm, "
+            f"at {protocol.real_time_factor:g} x real time"
+        )
         return _run(demo, client, every)
 
 

@@ -85,7 +85,10 @@ def _path(points: Sequence[tuple[float, float, float, float]]) -> NDArray[np.flo
 
 
 def table(trials: Sequence[Trial]) -> str:
-    """One line per trial: outcome, chunk rate, inference time and observation age in ms."""
+    """One line per trial: outcome, chunk rate, inference time and observation age in ms.
+
+    Inference takes its time on the computer's clock, everything else is on that of the nodes.
+    """
     lines = [
         "| instruction | seed | outcome | distractor grasps | clamped / refused | chunks/s "
         "| inference p50/p95 | observation age p50/p95 |",

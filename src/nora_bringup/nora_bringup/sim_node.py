@@ -136,7 +136,7 @@ class SimNode(Node):
         if dropped:
             lag_s = dropped * self._schedule.period_ns / convert.NS_PER_S
             self.get_logger().warning(
-                f"slower than real time: dropped {lag_s:.2f} s",
+                f"slower than asked: dropped {lag_s:.2f} s",
                 throttle_duration_sec=WARN_PERIOD_S,
             )
         for _ in range(due):

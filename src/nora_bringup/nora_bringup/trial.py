@@ -37,6 +37,7 @@ from nora_policy.types import Frame
 
 READY_TIMEOUT_S = 120.0
 HOME_TIMEOUT_S = 30.0
+SLOWEST = 0.1  # seconds of the simulation per second; a slower one is taken for a stopped one
 CALL_TIMEOUT_S = 10.0
 POLL_S = 0.02
 OUTCOMES = {
@@ -51,6 +52,7 @@ OUTCOMES = {
 class Trial:
     """What happened in a trial; times in s on the node clock, positions in m in the base frame.
 
+    `inference_s` is the exception: it is of the computer's clock, however slow the simulation.
     `image_age_s` and `chunk_age_s` are from camera stamp to receipt of image and chunk here,
     `observation_age_s` from camera stamp to the start of a step; `commanded` and `measured` are
     time, x, y, z of the tool. `views`: with every image of the first camera the newest of the
@@ -95,7 +97,6 @@ class TrialClient:
         embodiment: whose cameras are watched.
         check: called while waiting; raises `RuntimeError` when the graph is no longer alive.
         has_recorder: whether the graph has a recorder, for bags.
-        real_time_factor: of the graph's clock, which the limits below are measured in.
     """
 
     def __init__(
@@ -104,10 +105,8 @@ class TrialClient:
         embodiment: Embodiment,
         check: Callable[[], None],
         has_recorder: bool = False,
-        real_time_factor: float = 1.0,
     ) -> None:
         self._node, self._check = node, check
-        self._real_time_factor = real_time_factor
         self._trial: Trial | None = None
         self._start_ns = 0
         self._status = CommandStatus()
@@ -160,8 +159,9 @@ class TrialClient:
         self._set_mode(SetMode.Request.HOLD)
         self._wait(self._try_home, CALL_TIMEOUT_S, "the bridge to accept bridge/home")
         self._wait(self._is_homing, CALL_TIMEOUT_S, "the home motion to begin", optional=True)
-        home_s = self._wall(HOME_TIMEOUT_S)
-        self._wait(lambda: not self._is_homing(), home_s, "the arm to reach its home pose")
+        self._wait_in_node_time(
+            lambda: not self._is_homing(), HOME_TIMEOUT_S, "the arm to reach its home pose"
+        )
         if self._has_simulator:
             request = ResetSimulation.Request(seed=seed, instruction=instruction)
             self._demand("sim/reset", request)
@@ -214,13 +214,13 @@ class TrialClient:
                 on_progress((self._now_ns() - start_ns) * 1e-9)
                 return bool(result.done()) or is_over()
 
-            self._wait(is_done, self._wall(timeout_s) + CALL_TIMEOUT_S, "the trial to end")
+            self._wait_in_node_time(is_done, timeout_s + CALL_TIMEOUT_S, "the trial to end")
             if not result.done():
                 handle.cancel_goal_async()
                 self._wait(result.done, CALL_TIMEOUT_S, "the policy to stop")
             trial.duration_s = (self._now_ns() - start_ns) * 1e-9
             self._set_mode(SetMode.Request.HOLD)
-            self._wait(lambda: False, self._wall(settle_s), "the scene to settle", optional=True)
+            self._wait_in_node_time(lambda: False, settle_s, "the scene to settle", optional=True)
         finally:
             self._trial = None
             self._set_mode(SetMode.Request.HOLD)
@@ -278,8 +278,15 @@ class TrialClient:
                 raise RuntimeError(f"waited {timeout_s:g} s for {what}")
             time.sleep(POLL_S)
 
-    def _wall(self, node_s: float) -> float:
-        return node_s / self._real_time_factor
+    def _wait_in_node_time(
+        self, is_done: Callable[[], bool], timeout_s: float, what: str, optional: bool = False
+    ) -> None:
+        """As `_wait`, but in time of the nodes, which may pass slowly and must not stand still."""
+        end_ns = self._now_ns() + round(timeout_s * 1e9)
+        wall_s = timeout_s / SLOWEST + CALL_TIMEOUT_S
+        self._wait(lambda: is_done() or self._now_ns() >= end_ns, wall_s, what)
+        if not (optional or is_done()):
+            raise RuntimeError(f"waited {timeout_s:g} s for {what}")
 
     def _is_homing(self) -> bool:
         return bool(self._status.mode == CommandStatus.MODE_HOMING)
@@ -339,18 +346,18 @@ def trial_client(
     embodiment: Embodiment,
     check: Callable[[], None],
     has_recorder: bool = False,
-    real_time_factor: float = 1.0,
+    use_sim_time: bool = False,
 ) -> Iterator[TrialClient]:
     """A `TrialClient` whose node is spun while the context lasts."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    clock = Parameter("use_sim_time", value=real_time_factor != 1.0)
+    clock = Parameter("use_sim_time", value=use_sim_time)
     node = rclpy.create_node("trials", namespace=NAMESPACE, parameter_overrides=[clock])
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, name="spin")
     thread.start()
     try:
-        yield TrialClient(node, embodiment, check, has_recorder, real_time_factor)
+        yield TrialClient(node, embodiment, check, has_recorder)
     finally:
         executor.shutdown()
         thread.join()
@@ -374,8 +381,8 @@ def graph_client(options: Options, logs: Path) -> Iterator[TrialClient]:
                 lines = (logs / f"{ended.split()[0]}.log").read_text(errors="replace").splitlines()
                 raise RuntimeError(f"{ended}: {lines[-1] if lines else 'it said nothing'}")
 
-        has_recorder, factor = bool(options.record_dir), options.real_time_factor
-        with trial_client(embodiment, check, has_recorder, factor) as client:
+        has_recorder = bool(options.record_dir)
+        with trial_client(embodiment, check, has_recorder, options.use_sim_time) as client:
             client.wait_until_ready()
             yield client
 

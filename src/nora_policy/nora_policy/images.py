@@ -74,8 +74,8 @@ def _bands(in_size: int, out_size: int) -> tuple[_Band, ...]:
         target = slice(start, min(start + BAND, out_size))
         used = np.flatnonzero(weights_OI[target].any(axis=0))
         source = slice(int(used[0]), int(used[-1]) + 1)
-        weights = np.ascontiguousarray(weights_OI[target, source].T)
-        bands.append(_Band(source, target, weights))
+        weights_SO = np.ascontiguousarray(weights_OI[target, source].T)
+        bands.append(_Band(source, target, weights_SO))
     return tuple(bands)
 
 

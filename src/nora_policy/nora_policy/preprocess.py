@@ -12,15 +12,12 @@ from functools import cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nora_policy.embodiment import Camera
-from nora_policy.images import UInt8, orient, resize
+from nora_policy.images import Float32, UInt8, orient, resize
 from nora_policy.models.config import NoraConfig
 from nora_policy.types import Observation
-
-Float32 = NDArray[np.float32]
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)

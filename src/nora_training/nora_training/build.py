@@ -13,6 +13,8 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import cv2
+
 from nora_policy import schema
 from nora_policy.embodiment import Embodiment
 from nora_training.bags import find_bags
@@ -78,7 +80,9 @@ class Build:
         if self.workers == 1:
             yield from map(job, bags)
             return
-        # Forked: importing everything anew takes longer than a short bag.
+        # Forked, because importing everything anew takes longer than a short bag. The children use
+        # no torch, BLAS mends itself, and OpenCV must have no threads that they would wait for.
+        cv2.setNumThreads(1)
         context = get_context("fork")
         with ProcessPoolExecutor(self.workers, context, be_one_of_many) as pool:
             for future in as_completed([pool.submit(job, bag) for bag in bags]):

@@ -20,7 +20,7 @@ from nora_training.dataset import Dataset, Entry, statistics_json
 # Torch, matplotlib and pyarrow are imported where they are used: a build would otherwise spend
 # more time on them than on a short bag.
 BAD_BAGS, BAD_INPUT, INTERRUPTED = 1, 2, 130
-Root = tyro.conf.Positional[Path]
+Folder = tyro.conf.Positional[Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _build(build: tyro.conf.OmitArgPrefixes[Build]) -> int:
     return BAD_BAGS if bad or not results else 0
 
 
-def _stats(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
+def _stats(root: Folder, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
     """Quantiles of the actions, as `norm_stats.json` into the data set.
 
     Args:
@@ -102,7 +102,7 @@ def _stats(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
     return 0
 
 
-def _check(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
+def _check(root: Folder, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
     """Is the data good? `report/report.md` with plots; exit code 1 when problems were found.
 
     Args:
@@ -122,7 +122,7 @@ def _check(root: Root, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
 
 
 def _view(
-    root: Root,
+    root: Folder,
     episode: Annotated[int, tyro.conf.Positional],
     selection: tyro.conf.OmitArgPrefixes[Selection],
     out: Path | None = None,
@@ -148,7 +148,7 @@ def _view(
 
 
 def _fast(
-    root: Root,
+    root: Folder,
     selection: tyro.conf.OmitArgPrefixes[Selection],
     out: Path,
     vocab_size: int = 2048,
@@ -180,7 +180,7 @@ def _fast(
     return 0
 
 
-def _export_lerobot(root: Root, out: Root, crf: int = 18) -> int:
+def _export_lerobot(root: Folder, out: Folder, crf: int = 18) -> int:
     """Write a data set for LeRobot (v3.0); all episodes, whatever their outcome.
 
     Args:
@@ -198,7 +198,7 @@ def _export_lerobot(root: Root, out: Root, crf: int = 18) -> int:
 
 
 def _import_lerobot(
-    folder: Root,
+    folder: Folder,
     embodiment: Path,
     out: Path,
     action_names: tuple[str, ...] = (),

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nora_policy.goal import Outcome
@@ -44,7 +45,7 @@ class Compare:
         outcomes: how the episodes ended.
         seed: of the draw and of the sampling noise.
         device: auto, cpu or cuda.
-        threads: of torch on the CPU; 0: its own choice.
+        threads: on the CPU; 0: as many as there are cores.
         out: folder for the table and the plot.
     """
 
@@ -85,6 +86,7 @@ def run(compare: Compare) -> None:
     _require_sensible(compare)
     if compare.threads:
         torch.set_num_threads(compare.threads)
+        threadpool_limits(compare.threads)
     dataset = Dataset.load(compare.dataset)
     recorded = draw(dataset, compare)
     contenders = list(itertools.product(compare.checkpoint, compare.heads))

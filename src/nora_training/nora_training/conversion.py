@@ -10,7 +10,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -49,7 +48,6 @@ def be_one_of_many() -> None:
     Given back to the kernel each time, as glibc does with large blocks, it costs a third more.
     """
     threadpool_limits(1)
-    cv2.setNumThreads(1)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)

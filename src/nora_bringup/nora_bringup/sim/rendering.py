@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import ctypes.util
 import importlib
@@ -87,8 +88,9 @@ class Renderer:
         self._model = model
         self._cameras = {model.camera(i).name: i for i in range(model.ncam)}
         self._context, self._draw = _make_contexts(model, height, width)
-        # Also at interpreter exit, while OpenGL can still be called.
         self._finalizer = weakref.finalize(self, _free, self._context, self._draw)
+        # At interpreter exit before mujoco, whose exit function this one comes after, ends EGL.
+        atexit.register(self._finalizer)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._draw)
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
@@ -125,6 +127,7 @@ class Renderer:
         return np.ascontiguousarray(image_HW3[::-1])  # OpenGL's first row is the lowest
 
     def close(self) -> None:
+        atexit.unregister(self._finalizer)
         self._finalizer()
 
 

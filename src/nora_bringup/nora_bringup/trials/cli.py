@@ -34,7 +34,7 @@ class Trials:
     Attributes:
         protocol: name of a file in config/trials, or a path to one.
         out: folder for the log, the sheet and the videos; the same one goes on where it stopped.
-        ros: through the running graph, in real time; without: in simulation, in parallel.
+        ros: through the running graph; without: in simulation, in parallel.
         workers: without ROS: processes, one core each; 0: as many as there are cores.
         folders: name and folder of checkpoints that lie elsewhere than the protocol says.
     """
@@ -96,6 +96,10 @@ def _require_possible(protocol: Protocol, has_ros: bool, scene: Scene | None) ->
         raise ValueError(f"embodiment: {protocol.embodiment} is not simulated; it needs --ros")
     if not has_ros and protocol.judge == "operator":
         raise ValueError("judge: an operator can watch with --ros only")
+    if scene is None and protocol.real_time_factor != 1.0:
+        raise ValueError(
+            f"real_time_factor: expected 1 at a real robot, got {protocol.real_time_factor}"
+        )
     if scene is None and protocol.judge != "operator":
         raise ValueError(f"judge: expected operator at a real robot, got {protocol.judge}")
 

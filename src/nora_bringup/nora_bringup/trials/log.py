@@ -51,6 +51,8 @@ def identity(protocol: Protocol, embodiment_file: Path, has_ros: bool) -> dict[s
     facts = dataclasses.asdict(protocol)
     for what_changes_no_result in ("video", "bags", "checkpoints"):
         del facts[what_changes_no_result]
+    if not has_ros or protocol.real_time_factor == 1.0:
+        del facts["real_time_factor"]
     found = {
         "protocol": _digest(json.dumps(facts, sort_keys=True)),
         "embodiment": _digest(embodiment_file.read_text()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -93,6 +94,10 @@ class Protocol:
             raise ValueError(f"seconds: expected more than 0, got {self.seconds}")
         if self.image_size < 1:
             raise ValueError(f"image_size: expected at least 1, got {self.image_size}")
+        if not (math.isfinite(self.real_time_factor) and self.real_time_factor > 0):
+            raise ValueError(
+                f"real_time_factor: expected more than 0, got {self.real_time_factor}"
+            )
         units = self.delay_s / DELAY_UNIT_S
         if self.delay_s < 0 or abs(units - round(units)) > 1e-6:
             raise ValueError(

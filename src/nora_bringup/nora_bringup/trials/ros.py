@@ -1,4 +1,4 @@
-"""Trials through the running graph: every node as on the robot, in real time."""
+"""Trials through the running graph: every node as on the robot."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Export:
 
     root: Path
     out: Path
-    crf: int = 18
+    crf: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.crf <= 51:

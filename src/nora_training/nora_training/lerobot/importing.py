@@ -50,11 +50,11 @@ class Import:
     folder: Path
     embodiment: Path
     out: Path
-    action_names: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-    outcome: Outcome = Outcome.SUCCESS
-    image_size: int = 224
-    val_fraction: float = 0.1
+    action_names: tuple[str, ...]
+    images: tuple[str, ...]
+    outcome: Outcome
+    image_size: int
+    val_fraction: float
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.val_fraction < 1.0:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from nora_bringup.bags.provenance import git_revision
 from nora_policy.checkpoints import checkpoint
@@ -48,6 +49,7 @@ class Run:
     def __init__(self, settings: Settings, is_stopped: Callable[[], bool]) -> None:
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
+            threadpool_limits(settings.num_threads)
         if settings.trials is not None:
             closed_loop.check(settings.trials)
         self._settings = settings

@@ -70,7 +70,7 @@ class Settings:
         val_samples: samples of the validation split, always the same.
         export_every: steps between checkpoints in `out/checkpoints`, 0 for none.
         trials: protocol of `nora-trials`, in simulation, for these checkpoints and the last one.
-        num_threads: of torch on the CPU, 0: as torch likes.
+        num_threads: on the CPU, 0: as torch likes.
         seed: of data order, noise and flow times.
     """
 
