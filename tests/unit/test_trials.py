@@ -209,7 +209,7 @@ def test_identity_notices_every_change_that_matters(study, tmp_path):
     path.write_text(PROTOCOL.replace("seconds: 1.0", "seconds: 1.0\nreal_time_factor: 0.5"))
     assert identity(Protocol.load(path), EMBODIMENT, has_ros=False) == before
     with_ros = identity(protocol, EMBODIMENT, has_ros=True)
-    assert changed(with_ros, identity(Protocol.load(path), EMBODIMENT, True)) == {"protocol"}
+    assert changed(with_ros, identity(Protocol.load(path), EMBODIMENT, True)) == {"run"}
     tiny.write(tmp_path / "tiny", EMBODIMENT, seed=1)
     other = Protocol.load(study / "study.yaml", {"b": tmp_path / "tiny"})
     assert changed(before, identity(other, EMBODIMENT, has_ros=False)) == {"checkpoint b"}

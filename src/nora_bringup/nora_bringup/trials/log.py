@@ -49,15 +49,15 @@ def identity(protocol: Protocol, embodiment_file: Path, has_ros: bool) -> dict[s
         FileNotFoundError: a checkpoint is not there.
     """
     facts = dataclasses.asdict(protocol)
+    factor = facts.pop("real_time_factor")  # changes nothing without ROS
+    run = "ROS" if factor == 1.0 else f"ROS at {factor:g} x real time"
     for what_changes_no_result in ("video", "bags", "checkpoints"):
         del facts[what_changes_no_result]
-    if not has_ros or protocol.real_time_factor == 1.0:
-        del facts["real_time_factor"]
     found = {
         "protocol": _digest(json.dumps(facts, sort_keys=True)),
         "embodiment": _digest(embodiment_file.read_text()),
         "scene": _digest("".join(path.read_text() for path in sorted(MODELS.glob("*.xml")))),
-        "run": "ROS" if has_ros else "in process",
+        "run": run if has_ros else "in process",
     }
     folders: dict[str, str] = {}
     for contender in protocol.checkpoints:
