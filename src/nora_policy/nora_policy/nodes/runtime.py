@@ -23,7 +23,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.wait_for_message import wait_for_message
+from rosgraph_msgs.msg import Clock
 
 from nora_policy.embodiment import Embodiment
 from nora_policy.nodes.signals import end_quietly_when_told
@@ -158,6 +161,8 @@ def run(make_node: Callable[[], Node]) -> NoReturn:
         if node is None or (isinstance(node, ManagedNode) and node.autostart and not node.start()):
             exit_code = 1
         else:
+            if node.get_parameter("use_sim_time").value:
+                _wait_for_clock(node)
             executor.add_node(node)
             _spin(executor, node)
     finally:
@@ -180,6 +185,13 @@ def _start(make_node: Callable[[], Node]) -> Node | None:
     except BAD_INPUT as error:
         get_logger("nora").error(str(error))
         return None
+
+
+def _wait_for_clock(node: Node) -> None:
+    """Answer nobody at time 0: what began there would be late as soon as the clock is known."""
+    newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    while not wait_for_message(Clock, node, "/clock", qos_profile=newest, time_to_wait=1.0)[0]:
+        node.get_logger().warning("use_sim_time: no /clock yet", throttle_duration_sec=5.0)
 
 
 def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
