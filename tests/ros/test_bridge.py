@@ -1,5 +1,6 @@
 """The bridge as a real process: what stops the arm, what is refused, how it starts and ends."""
 
+import itertools
 import os
 import re
 import signal
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from nora_msgs.msg import ActionChunk, CommandStatus, EndEffectorDelta
 from nora_msgs.srv import SetMode
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
@@ -360,6 +363,22 @@ def test_runs_on_simulated_time(ros, spawn, embodiment_file):
     assert np.diff(rig.stamps_s).min() >= 0.0
     started = rig.commands[0].header.stamp
     assert 0.0 < convert.to_ns(started) * 1e-9 <= rig.stamps_s[-1]
+
+
+def test_answers_nobody_before_the_clock_runs(ros, spawn, embodiment_file):
+    bridge = spawn(BRIDGE, {"embodiment_file": embodiment_file(), "use_sim_time": True})
+    statuses = ros.collect("bridge/status", CommandStatus)
+    clock = ros.publisher("/clock", Clock)
+    bridge.wait_for_output("no /clock yet")
+    assert not statuses
+    seconds = itertools.count(5)
+
+    def tick():
+        clock.publish(Clock(clock=Time(sec=next(seconds))))
+        return statuses
+
+    ros.wait_for(tick, what="a status")
+    assert statuses[0].header.stamp.sec >= 5
 
 
 # how it starts and ends
