@@ -13,8 +13,6 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
-
 from nora_policy import schema
 from nora_policy.embodiment import Embodiment
 from nora_training.bags import find_bags
@@ -76,13 +74,13 @@ class Build:
 
     def run(self, bags: list[Path]) -> Iterator[Result]:
         """Convert, one result per bag as they come."""
-        job = partial(convert, self.out, self.embodiment, self.image_size, self.source)
+        embodiment = Embodiment.load(self.embodiment)
+        job = partial(convert, self.out, embodiment, self.image_size, self.source)
         if self.workers == 1:
             yield from map(job, bags)
             return
         # Forked, because importing everything anew takes longer than a short bag. The children use
-        # no torch, BLAS mends itself, and OpenCV must have no threads that they would wait for.
-        cv2.setNumThreads(1)
+        # no torch; BLAS and OpenCV find out by themselves that their threads are gone.
         context = get_context("fork")
         with ProcessPoolExecutor(self.workers, context, be_one_of_many) as pool:
             for future in as_completed([pool.submit(job, bag) for bag in bags]):

@@ -55,7 +55,7 @@ def be_one_of_many() -> None:
 
 
 def convert(
-    out: Path, embodiment_file: Path, image_size: int, source: Choice, bag: Path
+    out: Path, embodiment: Embodiment, image_size: int, source: Choice, bag: Path
 ) -> Result:
     """One bag into its folder in `out`, unless that is there; the rest is as in `Build`."""
     try:
@@ -63,7 +63,6 @@ def convert(
         done = out / EPISODES / sha256[:16] / "episode.json"
         if done.is_file():
             return Result(bag, schema.build(Entry, json.loads(done.read_text())))
-        embodiment = Embodiment.load(embodiment_file)
         with Bag.open(bag) as opened:
             episode = read_episode(opened, embodiment, source)
             entry = _write(opened, episode, embodiment, image_size, out / EPISODES, sha256)
