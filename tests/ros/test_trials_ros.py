@@ -17,9 +17,13 @@ import numpy as np
 import pytest
 import yaml
 from geometry_msgs.msg import PoseArray, PoseStamped
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from nora_msgs.action import ExecuteInstruction
 from nora_msgs.msg import ActionChunk as ActionChunkMsg
 from nora_msgs.msg import CommandStatus, EndEffectorDelta, TaskOutcome
 from nora_msgs.srv import ResetSimulation, SetMode
+from rclpy.action import ActionServer
 from std_srvs.srv import Trigger
 
 from nora_bringup.bridge.controller import CONTROL_PERIOD_S
@@ -27,6 +31,7 @@ from nora_bringup.graph import embodiment_file
 from nora_bringup.sim.cell import Cell
 from nora_bringup.sim.expert import Expert, Scene
 from nora_bringup.sim.task import parse
+from nora_bringup.trial import TrialClient
 from nora_bringup.trials.record import Job, Record, Setup, record_of
 from nora_policy.embodiment import Embodiment
 from nora_policy.models import tiny
@@ -236,6 +241,31 @@ def test_a_protocol_gives_the_same_sheet_both_ways(study: Path, tmp_path: Path) 
     )
     assert refused.returncode == 2
     assert "its trials were run with another run" in refused.stderr
+
+
+def test_a_node_that_cannot_answer_yet_is_asked_again(ros: Any, monkeypatch: Any) -> None:
+    """Its participant may not have heard of the client's when the request comes."""
+
+    def answer(_: Any, response: Any) -> Any:
+        if isinstance(response, GetState.Response):
+            response.current_state.id = State.PRIMARY_STATE_ACTIVE
+        return response
+
+    services = {"bridge/get_state": GetState, "policy/get_state": GetState}
+    services |= {"bridge/set_mode": SetMode, "bridge/home": Trigger, "sim/reset": ResetSimulation}
+    for name, kind in services.items():
+        service = ros.node.create_service(kind, name, answer)
+        lost: list[Any] = []
+
+        def send(*answered: Any, send: Any = service.send_response, lost: Any = lost) -> None:
+            if lost:
+                send(*answered)
+            lost.append(answered)
+
+        monkeypatch.setattr(service, "send_response", send)
+    server = ActionServer(ros.node, ExecuteInstruction, "execute_instruction", lambda _: None)
+    TrialClient(ros.node, Embodiment.load(FILE), lambda: None).wait_until_ready()
+    server.destroy()
 
 
 @pytest.mark.timeout(240)

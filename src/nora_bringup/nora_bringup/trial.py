@@ -39,6 +39,7 @@ READY_TIMEOUT_S = 120.0
 HOME_TIMEOUT_S = 30.0
 SLOWEST = 0.1  # seconds of the simulation per second; a slower one is taken for a stopped one
 CALL_TIMEOUT_S = 10.0
+ASK_AGAIN_S = 1.0
 POLL_S = 0.02
 OUTCOMES = {
     TaskOutcome.UNKNOWN: "unknown",
@@ -140,15 +141,32 @@ class TrialClient:
     def wait_until_ready(self) -> None:
         """Return when bridge and policy are active and everything else answers."""
         for name in ("bridge", "policy"):
-            client = self._node.create_client(GetState, f"{name}/get_state")
-            self._wait(client.service_is_ready, READY_TIMEOUT_S, f"{name} node to start")
-            state = self._call(client, GetState.Request(), f"{name}/get_state")
-            if state.current_state.id != State.PRIMARY_STATE_ACTIVE:
-                label = state.current_state.label
-                raise RuntimeError(f"{name} node: expected to be active, got {label}")
+            state = self._state(name)
+            if state.id != State.PRIMARY_STATE_ACTIVE:
+                raise RuntimeError(f"{name} node: expected to be active, got {state.label}")
         for name, client in self._clients.items():
             self._wait(client.service_is_ready, READY_TIMEOUT_S, f"service {name}")
         self._wait(self._execute.server_is_ready, READY_TIMEOUT_S, "action execute_instruction")
+
+    def _state(self, name: str) -> State:
+        """Asked again and again: a node may hear us for some time before it can answer us.
+
+        When it can, it knows all our other clients as well, for it has heard of them before.
+        """
+        service = f"{name}/get_state"
+        client = self._node.create_client(GetState, service)
+        self._wait(client.service_is_ready, READY_TIMEOUT_S, f"{name} node to start")
+        asked: list[Future] = []
+
+        def is_answered() -> bool:
+            return any(future.done() for future in asked)
+
+        while not is_answered():
+            if len(asked) * ASK_AGAIN_S >= CALL_TIMEOUT_S:
+                raise RuntimeError(f"waited {CALL_TIMEOUT_S:g} s for an answer of {service}")
+            asked.append(client.call_async(GetState.Request()))
+            self._wait(is_answered, ASK_AGAIN_S, f"an answer of {service}", optional=True)
+        return next(future.result().current_state for future in asked if future.done())
 
     def prepare(self, instruction: str, seed: int) -> None:
         """Bring the arm home and, in simulation, place the objects.
@@ -257,10 +275,7 @@ class TrialClient:
         return answer
 
     def _request(self, name: str, request: object) -> Any:
-        return self._call(self._clients[name], request, name)
-
-    def _call(self, client: Client, request: object, name: str) -> Any:
-        return self._result_of(client.call_async(request), name)
+        return self._result_of(self._clients[name].call_async(request), name)
 
     def _result_of(self, future: Future, name: str) -> Any:
         self._wait(future.done, CALL_TIMEOUT_S, f"an answer of {name}")
