@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import shutil
+import zlib
 
 import cv2
 import demo_bags
@@ -113,6 +114,56 @@ def test_images_that_cannot_be_decoded_are_refused(tmp_path, records):
             use(demo_bags.write(tmp_path / str(number), spoiled))
 
 
+def test_an_image_with_a_size_that_none_has_is_refused(tmp_path, records):
+    def change(data):
+        spoiled = bytearray(data)
+        spoiled[16:24] = (65535).to_bytes(4, "big") * 2
+        spoiled[29:33] = zlib.crc32(spoiled[12:29]).to_bytes(4, "big")
+        return np.frombuffer(spoiled, np.uint8)
+
+    with pytest.raises(ValueError, match="that cannot be decoded"):
+        use(demo_bags.write(tmp_path / "bag", compressed(records, change)))
+
+
+@pytest.mark.parametrize("storage", ["mcap", "mcap_zstd", "sqlite3"])
+def test_a_clock_that_is_set_back_is_noticed(tmp_path, records, storage):
+    middle_ns, back_ns = START_NS + 8 * STEP_NS, 5 * STEP_NS + STEP_NS // 2
+    storage, _, zstd = storage.partition("_")
+    later = [copy.deepcopy(record) for record in records if record.log_ns > middle_ns]
+    for record in later:
+        record.log_ns -= back_ns
+        frame = record.msg.header.frame_id
+        record.msg.header = demo_bags.header(record.log_ns, frame)
+    earlier = [record for record in records if record.log_ns <= middle_ns]
+    bag = demo_bags.write(tmp_path / "bag", [*earlier, *later], storage, compress=bool(zstd))
+    with pytest.raises(ValueError, match=r"recorder's clock that goes on, .* goes back by 1\.\d"):
+        use(bag)
+
+
+def test_numbers_in_the_custom_data_are_text(tmp_path, records):
+    bag = demo_bags.write(tmp_path / "bag", records)
+    path = bag / "metadata.yaml"
+    path.write_text(path.read_text().replace("outcome: success", "outcome: 1"))
+    with pytest.raises(ValueError, match=r"outcome: expected one of .* '1'"):
+        use(bag)
+
+
+def test_of_a_gap_in_the_measured_poses_nothing_is_made_up(tmp_path, records):
+    gap = range(START_NS + 4 * STEP_NS + 1, START_NS + 12 * STEP_NS)
+    left = [
+        record
+        for record in records
+        if not (record.topic.endswith(("ee_pose", "joint_states")) and record.log_ns in gap)
+    ]
+    episode = episode_of(demo_bags.write(tmp_path / "commanded", left))
+    is_in_gap = (episode.stamps_N > gap.start - STEP_NS // 2) & (episode.stamps_N < gap.stop)
+    for values in (episode.measured_N6, episode.positions_N3):
+        np.testing.assert_array_equal(np.isnan(values).all(axis=1), is_in_gap)
+    bag = demo_bags.write(tmp_path / "measured", without(left, "bridge/command"))
+    with pytest.raises(ValueError, match=r"ee_pose: expected gaps up to 0.4 s, got 1\.6"):
+        episode_of(bag)
+
+
 @pytest.mark.parametrize("source", ["ee_pose", "joint_states"])
 def test_without_commands_actions_are_measured(tmp_path, records, source):
     missing = ["bridge/command"] + ["bridge/ee_pose"] * (source == "joint_states")
@@ -205,8 +256,11 @@ BAD = {
     r"bridge/command: expected stamps of the recorder's clock": lambda r: changed(
         r, "bridge/command", -1, header=FUTURE
     ),
-    r"bridge/command: expected frame base_link, got tool": lambda r: changed(
+    r"bridge/command: expected frame base_link, got 'tool'": lambda r: changed(
         r, "bridge/command", 5, header=demo_bags.header(START_NS + 5 * STEP_NS, "tool")
+    ),
+    r"bridge/ee_pose: expected frame base_link, got 'camera'": lambda r: changed(
+        r, "bridge/ee_pose", 5, header=demo_bags.header(START_NS + STEP_NS // 2, "camera")
     ),
     r"bridge/command: expected finite numbers": lambda r: changed(
         r, "bridge/command", 5, translation=demo_bags.vector([np.nan, 0, 0])
@@ -307,6 +361,9 @@ def test_a_damaged_bag_is_used_whole_or_refused(tmp_path_factory, kind, data):
     for _ in range(data.draw(st.integers(0, 4))):
         if content:
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    if content and data.draw(st.booleans(), "zeroed"):  # a page that never reached the disk
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + 4096] = bytes(len(content[start : start + 4096]))
     path.write_bytes(content)
     try:
         episode, seen = use(bag)

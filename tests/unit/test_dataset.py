@@ -19,8 +19,8 @@ from nora_policy.normalization import Statistics, normalize
 from nora_policy.types import Float64
 from nora_training import cli
 from nora_training.build import Build
-from nora_training.dataset import Dataset, Entry, Settings, Steps
-from nora_training.quality import agreement, assess_episode, clipped_share, jerk
+from nora_training.dataset import Dataset, Entry, Settings, Steps, create_images
+from nora_training.quality import agreement, assess, assess_episode, clipped_share, jerk
 from nora_training.samples import Samples
 
 NUM_STEPS, NUM_BAGS, SIZE = 16, 5, 28
@@ -167,6 +167,34 @@ def test_bad_bags_are_skipped_named_and_counted(bags, tmp_path, monkeypatch, cap
     ]
     assert [e.bag for e in Dataset.load(tmp_path / "out").entries] == [str(many / "good")]
     assert len(list((tmp_path / "out/episodes").iterdir())) == 1
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_with_a_lost_page_never_ends_the_build(tmp_path, monkeypatch, capsys, storage):
+    good = demo_bags.write(tmp_path / "bags/good", demo_bags.record(4, (8, 8)), storage)
+    (source,) = (path for path in good.iterdir() if path.suffix in (".mcap", ".db3"))
+    for start in range(0, source.stat().st_size, 4096):
+        bag = good.with_name(f"without_{start}")
+        shutil.copytree(good, bag)
+        with (bag / source.name).open("r+b") as file:
+            file.seek(start)
+            file.write(bytes(4096))
+    build(monkeypatch, good.parent, tmp_path / "out")
+    assert "Traceback" not in capsys.readouterr().err
+    assert str(good) in [entry.bag for entry in Dataset.load(tmp_path / "out").entries]
+
+
+def test_what_a_new_index_leaves_out_is_said(bags, tmp_path, monkeypatch, capsys):
+    for name in ("bag0", "bag1"):
+        assert build(monkeypatch, bags / name, tmp_path) == 0
+    assert f"left out 1 episodes of before, such as {bags}/bag0: " in capsys.readouterr().err
+    assert build(monkeypatch, bags, tmp_path) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_room_for_the_images_is_taken_at_once(tmp_path):
+    images = create_images(tmp_path, "primary", 20, 224)
+    assert 512 * (tmp_path / "primary.npy").stat().st_blocks >= images.nbytes
 
 
 def test_a_copy_of_a_bag_counts_once(bags, tmp_path, monkeypatch):
@@ -323,6 +351,14 @@ def test_jerk_is_the_third_derivative_of_the_path():
     path_N3 = np.stack([4.0 * times_s**3, 0 * times_s, 7.0 * times_s**2], axis=1)
     assert jerk(np.diff(path_N3, axis=0), period_s) == pytest.approx(24.0)
     assert jerk(np.zeros((2, 3)), period_s) == 0.0
+
+
+def test_an_action_too_rare_to_have_quantiles_is_a_problem(dataset):
+    statistics = dataset.statistics(dataset.entries)
+    q99_A = np.where(np.arange(7) == 1, statistics.q01_A, statistics.q99_A)
+    narrow = dataclasses.replace(statistics, q99_A=q99_A)
+    (problem,) = set(assess(dataset, narrow).problems) - set(assess(dataset, statistics).problems)
+    assert problem.startswith(f"action {EMBODIMENT.action.names[1]} moves in too few steps")
 
 
 def test_the_clipped_share_counts_scaled_dimensions_only():

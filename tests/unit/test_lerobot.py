@@ -184,6 +184,16 @@ def test_the_layout_is_that_of_lerobot(ours, tmp_path):
     for name in ("min", "max", "mean", "std"):
         np.testing.assert_allclose(stats["action"][name], getattr(np, name)(actions, axis=0))
     assert np.shape(stats[key]["mean"]) == (3, 1, 1)
+    for name, share in {"q01": 0.01, "q50": 0.5, "q99": 0.99}.items():
+        np.testing.assert_allclose(stats["action"][name], np.quantile(actions, share, axis=0))
+    pixels = np.concatenate([ours.images(e, CAMERAS[0])[::10] for e in ours.entries]) / 255.0
+    for name in ("min", "max", "mean", "std"):
+        expected = getattr(np, name)(pixels, axis=(0, 1, 2))
+        np.testing.assert_allclose(np.ravel(stats[key][name]), expected, atol=1e-12)
+    median = np.quantile(pixels, 0.5, axis=(0, 1, 2), method="inverted_cdf")
+    np.testing.assert_allclose(np.ravel(stats[key]["q50"]), median)
+    of_last = ours.steps(ours.entries[1]).actions_NA
+    np.testing.assert_allclose(second["stats/action/max"], of_last.max(axis=0))
 
 
 def foreign(root: Path, actions: list[np.ndarray], names: object, dtype: str = "video") -> Path:
@@ -239,6 +249,29 @@ def foreign(root: Path, actions: list[np.ndarray], names: object, dtype: str = "
 
 
 FRONT = ("--images", *["observation.images.front"] * len(CAMERAS))
+
+
+BY_INDEX = {"gripper": 0} | {name: i for i, name in enumerate(NAMES[:6], 1)}
+
+
+def test_names_may_have_their_index(tmp_path):
+    theirs = foreign(tmp_path / "theirs", [np.roll(walk(6).actions_NA, 1, axis=1)], BY_INDEX)
+    assert import_lerobot(theirs, tmp_path / "out", *FRONT) == 0
+    dataset = Dataset.load(tmp_path / "out")
+    found = dataset.steps(dataset.entries[0]).actions_NA
+    np.testing.assert_allclose(found, walk(6).actions_NA, rtol=1e-6)
+
+
+def test_episodes_keep_their_side_when_others_come(tmp_path):
+    hashes = []
+    for num in (2, 3):
+        theirs = foreign(
+            tmp_path / f"theirs{num}", [walk(5, i).actions_NA for i in range(num)], None
+        )
+        named = ("--action-names", *map(str, range(7)))
+        assert import_lerobot(theirs, tmp_path / str(num), *FRONT, *named) == 0
+        hashes.append({entry.sha256 for entry in Dataset.load(tmp_path / str(num)).entries})
+    assert hashes[0] < hashes[1]
 
 
 @pytest.mark.parametrize("names", [["g", *NAMES[:6]], {"motors": ["g", *NAMES[:6]]}, None])

@@ -50,6 +50,13 @@ class ToolPath:
         knots_s, times_s = self._seconds(times_N)
         return np.stack([np.interp(times_s, knots_s, p) for p in self.positions_M3.T], axis=1)
 
+    def is_known(self, grid: Int64, max_gap_ns: int) -> NDArray[np.bool_]:
+        """Which periods of `grid` (N + 1,) keep clear of knots more than `max_gap_ns` apart."""
+        before = np.flatnonzero(np.diff(self.stamps_M) > max_gap_ns)
+        begins, ends = self.stamps_M[before], self.stamps_M[before + 1]
+        is_in_gap = (grid[:-1, None] < ends) & (grid[1:, None] > begins)
+        return np.logical_not(is_in_gap.any(axis=1))
+
     def _seconds(self, times_N: Int64) -> tuple[Float64, Float64]:
         """Knots and times since the first knot: float64 holds no epoch in ns."""
         start = self.stamps_M[0]

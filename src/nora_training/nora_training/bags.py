@@ -6,7 +6,6 @@ The message types are those that the bag carries; standard ones are known where 
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,28 +13,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import apsw
 import numpy as np
-from backports import zstd
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_typestore
 
+from nora_bringup.bags.clock import largest_step_back_s
 from nora_bringup.bags.definitions import header_stamp_ns
+from nora_bringup.bags.scan import TORN
 from nora_policy import schema
 from nora_training.alignment import Int64
 
 LABEL, ORIGIN = "label.yaml", "provenance"
 STORAGES = (".mcap", ".db3", ".zstd")
 MAX_LAG_S = 5.0
-UNREADABLE = (
-    *(AnyReaderError, ReaderError, SerdeError, TypesysError),
-    *(apsw.Error, zstd.ZstdError, struct.error, OSError),
-    # What rosbags trips over in damaged records, besides its own errors.
-    *(LookupError, TypeError, ValueError, AssertionError, EOFError, MemoryError, RuntimeError),
-)
+MAX_BACK_S = 0.1  # several topics' messages are not written exactly in the order they came
+UNREADABLE = (*TORN, AnyReaderError, SerdeError, TypesysError, AttributeError, OSError)
 
 
 class Message:
@@ -102,8 +96,8 @@ class Bag:
 
     def __init__(self, folder: Path, reader: AnyReader) -> None:
         self.folder, self._reader = folder, reader
-        custom = reader.readers[0].storage.metadata.custom or {}  # type: ignore[union-attr]
-        self.labels: dict[str, str] = {**custom, **_label(folder / LABEL)}
+        storage: Any = reader.readers[0].storage  # type: ignore[union-attr]
+        self.labels = _texts(storage.metadata.custom or {}) | _label(folder / LABEL)
 
     @staticmethod
     @contextmanager
@@ -117,6 +111,13 @@ class Bag:
         try:
             with _readable():
                 bag = Bag(folder, reader)
+                files: Any = reader.readers[0].storage.storages  # type: ignore[union-attr]
+                back_s = max(largest_step_back_s(Path(file.path)) for file in files)
+            if back_s > MAX_BACK_S:
+                raise ValueError(
+                    f"expected a recorder's clock that goes on, got one that goes back by "
+                    f"{back_s:.3f} s"
+                )
             yield bag
         finally:
             reader.close()
@@ -216,7 +217,11 @@ def _label(path: Path) -> dict[str, str]:
     if not isinstance(data, dict):
         raise ValueError(f"{LABEL}: expected a mapping, got {type(data).__name__}")
     flat = {**data, **provenance} if isinstance(provenance := data.get(ORIGIN), dict) else data
-    return {str(key): str(value) for key, value in flat.items() if value is not None}
+    return _texts(flat)
+
+
+def _texts(facts: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in facts.items() if value is not None}
 
 
 @contextmanager

@@ -17,7 +17,15 @@ from nora_policy import schema
 from nora_policy.embodiment import Embodiment
 from nora_training.bags import find_bags
 from nora_training.conversion import Result, be_one_of_many, convert
-from nora_training.dataset import EMBODIMENT, EPISODES, INDEX, Settings, write_index
+from nora_training.dataset import (
+    EMBODIMENT,
+    EPISODES,
+    INDEX,
+    Dataset,
+    Entry,
+    Settings,
+    write_index,
+)
 from nora_training.motion import Choice
 
 
@@ -26,8 +34,8 @@ class Build:
     """One data set to be made from bags.
 
     Attributes:
-        bags: folders with bags, at any depth.
-        out: folder of the data set; what is there already is kept.
+        bags: folders with bags, at any depth; the data set will be of exactly these.
+        out: folder of the data set; a bag that is there already is not converted again.
         embodiment: YAML file of the robot.
         image_size: side of the square images, px, as the policy wants them.
         val_fraction: share of the episodes that are never trained on.
@@ -86,11 +94,16 @@ class Build:
             for future in as_completed([pool.submit(job, bag) for bag in bags]):
                 yield future.result()
 
-    def finish(self, results: list[Result]) -> None:
-        """Write the index: exactly the episodes of these bags, each once."""
+    def finish(self, results: list[Result]) -> list[Entry]:
+        """Write the index: exactly the episodes of these bags, each once.
+
+        Returns what it had before and has no more.
+        """
+        before = Dataset.load(self.out).entries
         entries = {r.entry.sha256: r.entry for r in results if r.entry is not None}
         ordered = [entries[sha256] for sha256 in sorted(entries)]
         write_index(self.out, self._settings, ordered, self.val_fraction)
+        return [entry for entry in before if entry.sha256 not in entries]
 
     @property
     def _settings(self) -> Settings:

@@ -58,7 +58,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     sys.exit(code)
@@ -74,7 +74,12 @@ def _build(build: tyro.conf.OmitArgPrefixes[Build]) -> int:
             progress.update()
             if result.entry is None:
                 progress.write(f"skipped {result.bag}: {result.reason}", file=sys.stderr)
-    build.finish(results)
+    if left_out := build.finish(results):
+        print(
+            f"left out {len(left_out)} episodes of before, such as {left_out[0].bag}: not among "
+            "these bags (any more); name all folders at once to have all in the data set",
+            file=sys.stderr,
+        )
     bad = sum(result.entry is None for result in results)
     new = sum(result.is_new for result in results)
     dataset = Dataset.load(build.out)

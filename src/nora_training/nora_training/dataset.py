@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,10 +178,16 @@ def statistics_json(key: str, statistics: Statistics) -> str:
 
 
 def create_images(folder: Path, camera: str, num_steps: int, size: int) -> UInt8:
-    """The file of a camera in an episode's folder, (num_steps, size, size, 3), black at first."""
+    """The file of a camera in an episode's folder, (num_steps, size, size, 3), black at first.
+
+    Raises:
+        OSError: the disk is full.
+    """
     shape = (num_steps, size, size, 3)
     path = folder / f"{camera}.npy"
     images: UInt8 = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    with path.open("r+b") as file:  # a page that the disk has no room for would end the process
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return images
 
 

@@ -24,6 +24,7 @@ IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STRING = "std_msgs/msg/String"
 OUTCOME = "nora_msgs/msg/TaskOutcome"
 BEFORE, AFTER = -(2**62), 2**62
+MAX_GAP_PERIODS = 2  # between measured poses: what the arm did meanwhile is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Episode:
     `stamps_N`: start of each step, ns. `actions_NA`: what was done from then on for one step
     period, as in `ActionChunk`. `measured_N6`: how the tool really moved meanwhile, and
     `positions_N3`: where it was at the start, m, in the base frame; NaN where the bag does not
-    tell. `source`: the messages that the actions are from. `num_periods`: steps before the filter.
+    tell, as in a gap of more than two periods. `source`: the messages that the actions are from.
+    `num_periods`: steps before the filter.
     """
 
     instruction: str
@@ -87,14 +89,20 @@ def _episode(task: _Task, motion: Motion, found: list[Motion], period_s: float) 
     if num_periods < 1:
         raise ValueError("expected motion for a step period or more while instructed, got less")
     grid = begin_ns + period_ns * np.arange(num_periods + 1)
+    max_gap_ns = MAX_GAP_PERIODS * period_ns
+    if motion.source != "command" and not motion.path.is_known(grid, max_gap_ns).all():
+        gap_s, limit_s = np.array([np.diff(motion.path.stamps_M).max(), max_gap_ns]) / NS_PER_S
+        raise ValueError(f"{motion.source}: expected gaps up to {limit_s:g} s, got {gap_s:g} s")
     actions_NA = motion.steps(grid)
     keep = moving(actions_NA)
     if not keep.any():
         raise ValueError(f"expected motion, got none in {num_periods} steps")
     measured_N6, positions_N3 = (np.full((num_periods, dim), np.nan) for dim in (6, 3))
     if measured := [other for other in found if other.source != "command"]:
-        measured_N6 = measured[0].path.steps(grid)
-        positions_N3 = measured[0].path.positions(grid[:-1])
+        path = measured[0].path
+        is_known_N = path.is_known(grid, max_gap_ns)
+        measured_N6[is_known_N] = path.steps(grid)[is_known_N]
+        positions_N3[is_known_N] = path.positions(grid[:-1])[is_known_N]
     return Episode(
         instruction=task.instruction,
         outcome=task.outcome,
@@ -180,7 +188,10 @@ def _decode(image: Message) -> Frame:
         ValueError: it does not.
     """
     data = np.frombuffer(image.msg.data, np.uint8)
-    bgr_HW3 = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        bgr_HW3 = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # a size that no image has
+        bgr_HW3 = None
     if bgr_HW3 is None:
         raise ValueError(
             f"{image.topic}: expected an image, got {data.size} bytes, {image.msg.format!r}, "

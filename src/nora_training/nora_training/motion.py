@@ -69,7 +69,7 @@ def motions(read: Messages, embodiment: Embodiment, source: Choice) -> list[Moti
     found = [_commanded(read, embodiment)]
     joints = _joints(read, embodiment)
     if joints is not None:
-        poses = None if source == "joint_states" else _poses(read, joints)
+        poses = None if source == "joint_states" else _poses(read, joints, embodiment.action.frame)
         found += [poses or _forward(embodiment, joints)]
     return [motion for motion in found if motion is not None]
 
@@ -86,8 +86,7 @@ def _commanded(read: Messages, embodiment: Embodiment) -> Motion | None:
     messages = [message.msg for message in read[COMMAND]]
     if not messages:
         return None
-    for frame in {msg.header.frame_id for msg in messages} - {embodiment.action.frame}:
-        raise ValueError(f"{COMMAND}: expected frame {embodiment.action.frame}, got {frame}")
+    _check_frame(COMMAND, messages, embodiment.action.frame)
     translations_M3 = np.array([_xyz(msg.translation) for msg in messages])
     rotations_M3 = np.array([_xyz(msg.rotation) for msg in messages])
     gripper_M = np.array([msg.gripper for msg in messages])
@@ -121,12 +120,14 @@ def _joints(read: Messages, embodiment: Embodiment) -> _Joints | None:
     return _Joints(stamps_M, values[:, :-1], gripper_M.clip(0.0, 1.0))
 
 
-def _poses(read: Messages, joints: _Joints) -> Motion | None:
+def _poses(read: Messages, joints: _Joints, frame: str) -> Motion | None:
     stamps_M = stamps(EE_POSE, read[EE_POSE])
     if not read[EE_POSE]:
         return None
-    positions_M3 = np.array([_xyz(message.msg.pose.position) for message in read[EE_POSE]])
-    quaternions = [message.msg.pose.orientation for message in read[EE_POSE]]
+    messages = [message.msg for message in read[EE_POSE]]
+    _check_frame(EE_POSE, messages, frame)
+    positions_M3 = np.array([_xyz(msg.pose.position) for msg in messages])
+    quaternions = [msg.pose.orientation for msg in messages]
     quaternions_M4 = np.array([(*_xyz(q), q.w) for q in quaternions])
     _check_finite(EE_POSE, positions_M3, quaternions_M4)
     stamps_M, new = np.unique(stamps_M, return_index=True)  # one repeats until the next state
@@ -151,6 +152,11 @@ def _forward(embodiment: Embodiment, joints: _Joints) -> Motion | None:
 
 def _xyz(vector: Any) -> tuple[float, float, float]:
     return vector.x, vector.y, vector.z
+
+
+def _check_frame(topic: str, messages: Sequence[Any], frame: str) -> None:
+    for other in {msg.header.frame_id for msg in messages} - {frame}:
+        raise ValueError(f"{topic}: expected frame {frame}, got {other!r}")
 
 
 def _check_finite(topic: str, *arrays: Float64) -> None:

@@ -61,8 +61,12 @@ def assess(dataset: Dataset, statistics: Statistics) -> Quality:
     episodes = tuple(assess_episode(e, steps, statistics, period_s) for e, steps in pairs)
     actions = np.concatenate([steps.actions_NA for steps in all_steps])
     names = dataset.embodiment.action.names
-    is_constant = np.ptp(actions, axis=0) < ROUNDING
-    constant = tuple(name for name, flat in zip(names, is_constant, strict=True) if flat)
+    is_constant_A = np.ptp(actions, axis=0) < ROUNDING
+    is_lost_A = ~is_constant_A & statistics.mask_A & (statistics.q99_A <= statistics.q01_A)
+    constant, lost = (
+        tuple(name for name, is_so in zip(names, is_so_A, strict=True) if is_so)
+        for is_so_A in (is_constant_A, is_lost_A)
+    )
     measured = np.concatenate([steps.measured_N6 for steps in all_steps])
     agreement_6 = agreement(actions[:, :6], measured)
     return Quality(
@@ -71,7 +75,7 @@ def assess(dataset: Dataset, statistics: Statistics) -> Quality:
         dict(Counter(entry.outcome for entry in dataset.entries).most_common()),
         constant,
         agreement_6,
-        (*_problems_of_all(names, constant, agreement_6), *_problems_of_each(episodes)),
+        (*_problems_of_all(names, constant, lost, agreement_6), *_problems_of_each(episodes)),
     )
 
 
@@ -117,9 +121,13 @@ def agreement(commanded_N6: Float64, measured_N6: Float64) -> Float64:
 
 
 def _problems_of_all(
-    names: Sequence[str], constant: tuple[str, ...], agreement_6: Float64
+    names: Sequence[str], constant: tuple[str, ...], lost: tuple[str, ...], agreement_6: Float64
 ) -> list[str]:
     problems = [f"action {name} is the same in every step" for name in constant]
+    problems += [
+        f"action {name} moves in too few steps to have quantiles: a policy will never move it"
+        for name in lost
+    ]
     for name, share in zip(names[:6], agreement_6, strict=True):
         if share < MIN_AGREEMENT:
             problems.append(

@@ -119,7 +119,7 @@ class Import:
         return entry
 
     def _entry(self, source: LeRobotSource, row: Row, steps: Steps, num_steps: int) -> Entry:
-        digest = hashlib.sha256(source.info_bytes + str(row["episode_index"]).encode())
+        digest = hashlib.sha256(f"{row['episode_index']} {row['tasks'][0]}".encode())
         digest.update(steps.actions_NA.tobytes())
         return Entry(
             sha256=digest.hexdigest(),

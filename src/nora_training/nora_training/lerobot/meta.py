@@ -7,14 +7,14 @@
     data/chunk-000/file-000.parquet          many episodes per file
     videos/<feature>/chunk-000/file-000.mp4  one frame per step, many episodes per file
 
-Legend: N steps, K values, E episodes.
+Legend: N steps, K values, V values of a pixel.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from nora_policy.embodiment import Embodiment
 from nora_policy.types import Float64
-from nora_training.dataset import Dataset, UInt8
+from nora_training.dataset import Dataset, Entry, UInt8
 from nora_training.lerobot.video import video_info
 
 VERSION = "v3.0"
@@ -38,6 +38,7 @@ STAMP, IMAGE_STAMP = "stamp_ns", "image_stamp_ns"
 COUNTS = ("frame_index", "episode_index", "index", "task_index")
 CHUNK_FILES = 1000
 SAMPLED = 10  # every tenth image counts for the statistics
+QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 Row = dict[str, Any]
 
@@ -53,14 +54,25 @@ def frame_rate(embodiment: Embodiment) -> int:
 def write_meta(root: Path, dataset: Dataset, rows: list[Row], tasks: list[str], crf: int) -> None:
     """All of it, `info.json` last; `rows` are those of `meta/episodes`."""
     ends = {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+    wide = [row | ends | _columns(dataset, dataset.entries[row["episode_index"]]) for row in rows]
+    names = dict.fromkeys(name for row in wide for name in row)
     (root / EPISODES).parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist([row | ends for row in rows]), root / EPISODES)
+    table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in wide])
+    pq.write_table(table, root / EPISODES)
     table = pa.table({"task_index": np.arange(len(tasks)), "task": tasks})
     index = {"index_columns": ["task"], "column_indexes": [], "columns": []}  # for pandas
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), root / TASKS)
     _write_json(root / NORA, {"episodes": [dataclasses.asdict(e) for e in dataset.entries]})
-    _write_json(root / STATS, _statistics(dataset))
+    _write_json(root / STATS, _statistics(dataset, dataset.entries))
     _write_json(root / INFO, _info(dataset, rows, len(tasks), crf))
+
+
+def _columns(dataset: Dataset, entry: Entry) -> Row:
+    """The statistics of one episode."""
+    found = _statistics(dataset, [entry])
+    return {
+        f"stats/{feature}/{name}": v for feature, row in found.items() for name, v in row.items()
+    }
 
 
 def _write_json(path: Path, data: object) -> None:
@@ -104,41 +116,44 @@ def _features(dataset: Dataset, video: Row) -> dict[str, Row]:
     }
 
 
-def _statistics(dataset: Dataset) -> dict[str, Row]:
+def _statistics(dataset: Dataset, entries: Sequence[Entry]) -> dict[str, Row]:
     """Of actions and of images (0 ... 1, per channel); what was never measured has none."""
-    steps = [dataset.steps(entry) for entry in dataset.entries]
-    found = {ACTION: _summary(step.actions_NA for step in steps)}
+    steps = [dataset.steps(entry) for entry in entries]
+    found = {ACTION: _of_vectors(np.concatenate([step.actions_NA for step in steps]))}
     for feature, name in ((MEASURED, "measured_N6"), (POSITION, "positions_N3")):
-        rows = [getattr(step, name) for step in steps]
-        known = [row_ND[np.isfinite(row_ND).all(axis=1)] for row_ND in rows]
-        if any(len(row_ND) for row_ND in known):
-            found[feature] = _summary(known)
+        rows_NK = np.concatenate([getattr(step, name) for step in steps])
+        known_NK = rows_NK[np.isfinite(rows_NK).all(axis=1)]
+        if len(known_NK):
+            found[feature] = _of_vectors(known_NK)
     for camera in dataset.embodiment.cameras:
-        images = (dataset.images(entry, camera.name)[::SAMPLED] for entry in dataset.entries)
-        summary = _summary(_pixels(image_NHW3) for image_NHW3 in images)
-        num = summary.pop("count")
-        shaped = {name: [[[value]] for value in values] for name, values in summary.items()}
-        found[IMAGES + camera.name] = {**shaped, "count": num}
+        images = (dataset.images(entry, camera.name)[::SAMPLED] for entry in entries)
+        found[IMAGES + camera.name] = _of_images(images)
     return found
 
 
-def _pixels(images_NHW3: UInt8) -> Float64:
-    scaled_K3: Float64 = images_NHW3.reshape(-1, 3) / 255.0
-    return scaled_K3
+def _of_vectors(x_NK: Float64) -> Row:
+    rows = {name: getattr(x_NK, name)(axis=0) for name in ("min", "max", "mean", "std")}
+    rows |= {name: np.quantile(x_NK, share, axis=0) for name, share in QUANTILES.items()}
+    return {**{name: row_K.tolist() for name, row_K in rows.items()}, "count": [len(x_NK)]}
 
 
-def _summary(parts: Iterable[Float64]) -> Row:
-    """Least, greatest, mean and deviation of each column, of one part after the other."""
-    sums = [
-        (len(x), x.min(axis=0), x.max(axis=0), x.sum(axis=0), (x**2).sum(axis=0))
-        for x in parts
-        if len(x)
-    ]
-    lengths, least, most, totals, squares = (
-        np.array(column) for column in zip(*sums, strict=True)
-    )
-    num = int(lengths.sum())
-    mean = totals.sum(axis=0) / num
-    std = np.sqrt(np.maximum(squares.sum(axis=0) / num - mean**2, 0.0))
-    rows = {"min": least.min(axis=0), "max": most.max(axis=0), "mean": mean, "std": std}
-    return {**{name: row.tolist() for name, row in rows.items()}, "count": [num]}
+def _of_images(parts: Iterable[UInt8]) -> Row:
+    """From how often each channel has each of the 256 values, over all of (N, H, W, 3)."""
+    value_V = np.arange(256) / 255.0
+    counts_3V = np.zeros((3, 256), np.int64)
+    num = 0
+    for images_NHW3 in parts:
+        num += images_NHW3.size // 3
+        for count_V, values_NHW in zip(counts_3V, np.moveaxis(images_NHW3, -1, 0), strict=True):
+            count_V += np.bincount(values_NHW.ravel(), minlength=256)
+    below_3V = np.cumsum(counts_3V, axis=1) / num
+    mean_3 = counts_3V @ value_V / num
+    rows = {
+        "min": value_V[(counts_3V > 0).argmax(axis=1)],
+        "max": value_V[(below_3V >= 1.0).argmax(axis=1)],
+        "mean": mean_3,
+        "std": np.sqrt(np.maximum(counts_3V @ value_V**2 / num - mean_3**2, 0.0)),
+    }
+    rows |= {name: value_V[(below_3V >= q).argmax(axis=1)] for name, q in QUANTILES.items()}
+    shaped = {name: [[[value]] for value in row_3.tolist()] for name, row_3 in rows.items()}
+    return {**shaped, "count": [num]}

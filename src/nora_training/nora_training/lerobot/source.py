@@ -48,8 +48,7 @@ class LeRobotSource:
             raise ValueError(
                 f"{path}: expected one, got none: no LeRobot data set, or half of one"
             )
-        self.info_bytes = path.read_bytes()
-        self._info: Row = json.loads(self.info_bytes)
+        self._info: Row = json.loads(path.read_bytes())
         self._folder, self._images, self.fps = folder, images, fps
         version = self._info.get("codebase_version", "")
         if not version.startswith("v3."):
@@ -127,7 +126,9 @@ class LeRobotSource:
     def _find(self, action_names: Sequence[str]) -> list[int]:
         (width,) = self._features[ACTION]["shape"]
         names = self._features[ACTION].get("names") or [str(i) for i in range(width)]
-        if isinstance(names, dict):  # by kind, as in {"motors": [...]}
+        if isinstance(names, dict) and all(isinstance(i, int) for i in names.values()):
+            names = sorted(names, key=names.__getitem__)  # {"x": 0, ...}
+        elif isinstance(names, dict):  # by kind, as in {"motors": [...]}
             names = [name for group in names.values() for name in group]
         if missing := [name for name in action_names if name not in names]:
             raise ValueError(f"action_names: expected {missing} among the actions, got {names}")
