@@ -87,6 +87,26 @@ def test_wilson_intervals_as_in_the_literature():
     assert str(share([True] * 8 + [False] * 2)) == "80% [49%, 94%]"
 
 
+@given(st.integers(1, 2000), st.data())
+def test_only_all_and_none_are_printed_as_100_and_0_per_cent(total, data):
+    count = data.draw(st.integers(0, total))
+    printed = str(share([True] * count + [False] * (total - count)))
+    assert printed.startswith("100% ") == (count == total)
+    assert printed.endswith(" 100%]") == (count == total)
+    assert printed.startswith("0% ") == (count == 0)
+    assert ("[0%" in printed) == (count == 0)
+
+
+def test_shares_have_decimals_only_where_they_need_them():
+    for count, total, text in [
+        (199, 200, "99.5% [97%, 99.9%]"),
+        (1, 300, "0.3% [0.1%, 2%]"),
+        (1, 100, "1% [0.2%, 5%]"),
+        (1999, 2000, "99.95% [99.7%, 99.99%]"),
+    ]:
+        assert str(share([True] * count + [False] * (total - count))) == text
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
 def test_mcnemar_counts_every_pair_and_is_symmetric(pairs):
     first, second = [a for a, _ in pairs], [b for _, b in pairs]
@@ -158,6 +178,7 @@ def test_shipped_protocols_are_about_the_scene():
         ("seconds: 1.0", "seconds: 0", "seconds: expected more than 0"),
         ("head: fast", "head: slow", r"head: expected one of \['flow', 'fast'\]"),
         ("video: all", "video: all\ndelay_s: 0.05", "delay_s: expected a multiple"),
+        ("video: all", "video: all\ndelay_s: 0.22", r"delay_s: expected at most 0\.2 s, .*0\.22"),
         ("video: all", "video: all\nreal_time_factor: 0.0", "real_time_factor: expected more"),
         ("video: all", "film: all", "film: unknown key"),
         ("normal, shuffled_instruction", "normal, normal", "conditions: expected distinct"),
@@ -168,6 +189,33 @@ def test_a_protocol_that_makes_no_sense_is_refused(tmp_path, old, new, message):
     path.write_text(PROTOCOL.replace(old, new))
     with pytest.raises(ValueError, match=message):
         Protocol.load(path)
+
+
+def test_the_limit_of_the_delay_is_that_of_the_simulated_robot(tmp_path):
+    path, slower = tmp_path / "study.yaml", tmp_path / "slower.yaml"
+    text = EMBODIMENT.read_text().replace("execution: first_only", "execution: n_step")
+    slower.write_text(text.replace("execute_steps: 1", "execute_steps: 2"))
+    for robot, delay_s in [("sim_widowx", 0.2), (str(slower), 0.4), ("widowx", 1.0)]:
+        found = PROTOCOL.replace("sim_widowx", robot) + f"delay_s: {delay_s}"
+        path.write_text(found)
+        assert Protocol.load(path).delay_s == delay_s
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("name: b", "name: a.", "'a', normal: 'put .*' and 'a.', normal: 'put .*'"),
+        (
+            '["put',
+            '["pick up the red cube", "pick up  the red cube", "put',
+            "'pick up the red cube'.*'pick up  the",
+        ),
+    ],
+)
+def test_trials_that_would_replace_each_other_are_refused(old, new, names):
+    text = PROTOCOL.replace(old, new) + "draw: all"
+    with pytest.raises(ValueError, match=f"differ in letters or digits, got .*{names}"):
+        jobs(read(text), SCENE)
 
 
 def test_tasks_must_be_about_the_scene():
@@ -196,6 +244,22 @@ def test_a_log_survives_a_kill_in_the_middle_of_a_line(tmp_path):
         assert path.read_bytes() == whole
     with pytest.raises(ValueError, match="run with another protocol, scene; take another --out"):
         Log(tmp_path, {"protocol": "y", "scene": "z"})
+
+
+def test_a_kill_before_the_first_trial_blocks_no_later_run(tmp_path, monkeypatch):
+    write = Path.write_text
+
+    def killed(path, text):
+        write(path, text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Log(tmp_path, {"protocol": "x"})
+    Log(tmp_path, {"protocol": "x"})
+    with pytest.raises(ValueError, match="run with another protocol"):
+        Log(tmp_path, {"protocol": "y"})
 
 
 def test_identity_notices_every_change_that_matters(study, tmp_path):
@@ -440,6 +504,16 @@ def test_a_worker_that_cannot_go_on_is_one_line_and_exit_code_2(study, tmp_path)
     assert done.returncode == 2
     assert said.splitlines()[-1] == "error: worker ended with exit code 1: no weights"
     assert "Traceback" not in said
+
+
+def test_bags_that_nobody_will_record_are_mentioned(study, tmp_path):
+    text = PROTOCOL.replace("folder: tiny", f"folder: {study / 'tiny'}")
+    for bags, number in (("true", 1), ("false", 0)):
+        (tmp_path / "study.yaml").write_text(f"{text}bags: {bags}\n")
+        done = start(tmp_path, tmp_path / bags)
+        _, said = done.communicate(timeout=60)
+        assert done.returncode == 0, said
+        assert said.count("bags: recorded only with --ros; this run writes none\n") == number
 
 
 def test_bad_input_is_refused_before_anything_starts(study, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import termios
 
 import pytest
@@ -23,8 +24,16 @@ def pipe():
     os.close(writer)
 
 
-def operator(reader, said=None):
-    return Operator(Keys(reader), (said if said is not None else []).append)
+def operator(keys, writer, said=None):
+    """Presses Enter as soon as it is asked for."""
+
+    def say(text):
+        if said is not None:
+            said.append(text)
+        if "Enter starts it" in text:
+            os.write(writer, b"\n")
+
+    return Operator(keys, say)
 
 
 @pytest.mark.parametrize(
@@ -40,9 +49,9 @@ def operator(reader, said=None):
 def test_one_key_is_the_verdict(pipe, keys, expected):
     reader, writer = pipe
     said = []
-    asked = operator(reader, said)
-    os.write(writer, b"\n" + keys)
+    asked = operator(Keys(reader), writer, said)
     asked.begin("trial 1 of 2, policy A", "scene 5")
+    os.write(writer, keys)
     assert "policy A" in said[0]
     assert "scene 5" in said[0]
     assert asked.verdict() == expected
@@ -50,8 +59,7 @@ def test_one_key_is_the_verdict(pipe, keys, expected):
 
 def test_keys_during_the_trial_end_it_and_none_do_not(pipe):
     reader, writer = pipe
-    asked = operator(reader)
-    os.write(writer, b"sf\n")  # of before: not this trial's
+    asked = operator(Keys(reader), writer)
     asked.begin("trial 1 of 2", "")
     assert not asked.has_decided()
     os.write(writer, b"d")
@@ -59,17 +67,28 @@ def test_keys_during_the_trial_end_it_and_none_do_not(pipe):
     os.write(writer, b"p")
     assert asked.has_decided()
     assert asked.verdict() == Verdict("partial", 1)
-    os.write(writer, b"\nf")
     asked.begin("trial 2 of 2", "")
+    os.write(writer, b"f")
     assert asked.verdict() == Verdict("failure", 0)  # nothing is left of the trial before
+
+
+@pytest.mark.parametrize("open_both", [os.pipe, lambda: pty.openpty()[::-1]], ids=["pipe", "tty"])
+def test_only_an_enter_pressed_after_the_question_starts_a_trial(open_both):
+    reader, writer = open_both()
+    with Keys(reader) as keys:
+        os.write(writer, b"s\n \n")  # by habit, or while the arm was going home
+        assert select.select([reader], [], [], 5.0)[0]
+        operator(keys, writer).begin("trial 2 of 2", "")
+        assert keys.pressed() is None  # the one that it waited for was the last one
+    os.close(reader)
+    os.close(writer)
 
 
 def test_the_end_of_the_input_is_no_verdict():
     reader, writer = os.pipe()
-    os.write(writer, b"\n")
-    os.close(writer)
-    asked = operator(reader)
+    asked = operator(Keys(reader), writer)
     asked.begin("trial 1 of 1", "")
+    os.close(writer)
     with pytest.raises(RuntimeError, match="operator: expected a key, got the end of the input"):
         asked.verdict()
     os.close(reader)

@@ -79,6 +79,8 @@ def run_trials(trials: Trials) -> list[Record]:
     if trials.ros:
         records = _with_ros(missing, protocol, scene, trials.out)
     else:
+        if protocol.bags:
+            print("bags: recorded only with --ros; this run writes none", file=sys.stderr)
         missing.sort(key=lambda job: (job.folder, job.head))  # a worker keeps one policy loaded
         workers = trials.workers or os.cpu_count() or 1
         setup = _setup(protocol, file, trials.out)

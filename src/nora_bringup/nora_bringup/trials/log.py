@@ -87,7 +87,9 @@ def _digest(text: str) -> str:
 
 def _check_identity(path: Path, identity: Mapping[str, str]) -> None:
     if not path.is_file():
-        path.write_text(json.dumps(dict(identity), indent=1) + "\n")
+        partial = path.with_name(f".{path.name}")
+        partial.write_text(json.dumps(dict(identity), indent=1) + "\n")
+        partial.replace(path)
         return
     before = json.loads(path.read_text())
     names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]

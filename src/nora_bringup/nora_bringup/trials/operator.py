@@ -13,6 +13,7 @@ from typing import Any
 
 from nora_bringup.trials.record import Outcome
 
+PIPE_BYTES = 1 << 16  # a pipe holds no more
 OUTCOMES: dict[str, Outcome] = {"s": "success", "p": "partial", "f": "failure"}
 DISTRACTOR, REPEAT = "d", "r"
 HELP = "s success, p partial, f failure, d another object was grasped, r repeat this trial"
@@ -58,9 +59,19 @@ class Keys:
             raise RuntimeError("operator: expected a key, got the end of the input")
         return data.decode("ascii", errors="replace").lower()
 
+    def drop(self) -> None:
+        """Forget those pressed so far."""
+        if os.isatty(self._file):
+            termios.tcflush(self._file, termios.TCIFLUSH)
+        elif self._is_ready():
+            os.read(self._file, PIPE_BYTES)
+
     def pressed(self) -> str | None:
         """The next one, if it is there already."""
-        return self.wait() if select.select([self._file], [], [], 0)[0] else None
+        return self.wait() if self._is_ready() else None
+
+    def _is_ready(self) -> bool:
+        return bool(select.select([self._file], [], [], 0)[0])
 
 
 class Operator:
@@ -73,8 +84,9 @@ class Operator:
         self._is_decided = False
 
     def begin(self, title: str, scene: str) -> None:
-        """Returns when the scene is set: a line end or a space."""
+        """Returns when the scene is set: a line end or a space, after it was asked for."""
         self._outcome, self._distractors, self._is_decided = None, 0, False
+        self._keys.drop()  # an Enter from before must not start the arm
         self._say(f"\n{title}\n  {scene}\n  Enter starts it. Then: {HELP}")
         while self._keys.wait() not in "\r\n ":
             pass

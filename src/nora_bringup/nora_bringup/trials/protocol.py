@@ -116,6 +116,7 @@ class Protocol:
             raise FileNotFoundError(f"{path}: no such protocol, available: {available}")
         try:
             read = build(cls, load_yaml(path.read_text(encoding="utf-8")))
+            _require_short_delay(read)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         given = folders or {}
@@ -132,10 +133,27 @@ class Protocol:
 def scene_of(embodiment: str) -> Scene | None:
     """What stands in the simulated scene of an embodiment (name or file); None: a real robot."""
     loaded = Embodiment.load(embodiment_file(embodiment))
-    if loaded.driver is None or loaded.driver.kind != "sim":
+    if not _is_simulated(loaded):
         return None
     simulator = Simulator(loaded)
     return Scene(simulator.objects, simulator.receptacles)
+
+
+def _is_simulated(embodiment: Embodiment) -> bool:
+    return embodiment.driver is not None and embodiment.driver.kind == "sim"
+
+
+def _require_short_delay(protocol: Protocol) -> None:
+    """The chunk of one image has begun when the next is taken."""
+    embodiment = Embodiment.load(embodiment_file(protocol.embodiment))
+    action = embodiment.action
+    num_steps = action.execute_steps if action.execution == "n_step" else 1
+    limit_s = num_steps * action.step_period_s
+    if _is_simulated(embodiment) and protocol.delay_s > limit_s + 1e-6:
+        raise ValueError(
+            f"delay_s: expected at most {limit_s:g} s, the time between two images of "
+            f"{protocol.embodiment}, got {protocol.delay_s}"
+        )
 
 
 def _beside(path: Path, contender: Contender) -> Path:
@@ -146,7 +164,7 @@ def jobs(protocol: Protocol, scene: Scene | None) -> tuple[Job, ...]:
     """All trials, seed by seed; `scene` is None where there is no simulator to ask.
 
     Raises:
-        ValueError: a task is not about the scene.
+        ValueError: a task is not about the scene, or two trials have the same key.
     """
     tasks = instructions(protocol.tasks, scene)
     first = protocol.seeds.start
@@ -160,7 +178,19 @@ def jobs(protocol: Protocol, scene: Scene | None) -> tuple[Job, ...]:
                 for condition in c.conditions:
                     told = other if condition == "shuffled_instruction" else instruction
                     found.append(Job(c.name, c.folder, c.head, condition, seed, instruction, told))
+    _require_distinct_keys(found)
     return tuple(found)
+
+
+def _require_distinct_keys(found: list[Job]) -> None:
+    first: dict[str, Job] = {}
+    for job in found:
+        if (other := first.setdefault(job.key, job)) is not job:
+            both = [f"{j.checkpoint!r}, {j.condition}: {j.instruction!r}" for j in (other, job)]
+            raise ValueError(
+                "checkpoints, tasks: expected names and sentences that differ in letters or "
+                f"digits, got {both[0]} and {both[1]}"
+            )
 
 
 def instructions(templates: tuple[str, ...], scene: Scene | None) -> tuple[str, ...]:

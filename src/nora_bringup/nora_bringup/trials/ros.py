@@ -18,6 +18,7 @@ from nora_bringup.trials.blind import blind_names
 from nora_bringup.trials.operator import Operator, Verdict
 from nora_bringup.trials.protocol import Protocol, Scene
 from nora_bringup.trials.record import Job, Outcome, Record, Result
+from nora_policy.goal import GoalError
 
 SETTLE_S = 0.5
 GOAL_ENDINGS = (
@@ -25,6 +26,7 @@ GOAL_ENDINGS = (
     ExecuteInstruction.Result.TIMEOUT,
     ExecuteInstruction.Result.CANCELLED,  # by the operator
 )
+FAILED_BY_POLICY = ExecuteInstruction.Result.INFERENCE_FAILED
 OUTCOMES: dict[int, Outcome] = {
     TaskOutcome.SUCCESS: "success",
     TaskOutcome.PARTIAL: "partial",
@@ -54,7 +56,8 @@ class RosTrials:
         """The trials as they end; jobs of one policy next to each other share a graph.
 
         Raises:
-            RuntimeError: a node ended, refused or did not answer.
+            RuntimeError: a node ended, refused or did not answer, or a trial was cut short by the
+                graph; it is no record.
         """
         number = 0
         for (folder, head), group in itertools.groupby(jobs, key=lambda j: (j.folder, j.head)):
@@ -96,8 +99,10 @@ class RosTrials:
         operator, seconds = self._operator, self._protocol.seconds
         if operator is None:
             trial = client.run(job.instruction, job.seed, seconds, _ignore, settle_s=SETTLE_S)
+            _require_fair(trial)
             return trial, verdict_of(trial)
         trial = client.run(job.instruction, job.seed, seconds, _ignore, operator.has_decided)
+        _require_fair(trial)
         verdict = operator.verdict()
         if verdict.outcome is not None:
             trial.outcome = CODES[verdict.outcome]
@@ -111,6 +116,16 @@ class RosTrials:
             folder.mkdir(parents=True, exist_ok=True)
             with report.TrialVideo(folder / f"{job.key}.mp4", 1) as video:
                 video.add(trial)
+
+
+def _require_fair(trial: Trial) -> None:
+    """That the policy had its chance: what ends a goal otherwise says nothing about it."""
+    if trial.error_code not in (*GOAL_ENDINGS, FAILED_BY_POLICY):
+        raise RuntimeError(
+            f"execute_instruction: {GoalError(trial.error_code).name}: {trial.error_msg}; "
+            f"the trial {trial.instruction!r}, seed {trial.seed}, does not count; "
+            "the same command runs it again"
+        )
 
 
 def verdict_of(trial: Trial) -> Verdict:

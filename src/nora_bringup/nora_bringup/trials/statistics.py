@@ -24,7 +24,7 @@ class Share:
         return self.count / self.total
 
     def __str__(self) -> str:
-        return f"{self.value:.0%} [{self.low:.0%}, {self.high:.0%}]"
+        return f"{_percent(self.value)} [{_percent(self.low)}, {_percent(self.high)}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,14 @@ class Paired:
     only_second: int
     neither: int
     p_value: float
+
+
+def _percent(part: float) -> str:
+    """Whole ones; with the decimals it takes to say 0 and 100 of none and all only."""
+    digits = 0
+    while 0.0 < part < 1.0 and float(f"{part:.{digits}%}"[:-1]) in (0.0, 100.0):
+        digits += 1
+    return f"{part:.{digits}%}"
 
 
 def share(outcomes: Sequence[bool]) -> Share:
