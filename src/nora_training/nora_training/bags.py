@@ -19,7 +19,7 @@ from rosbags.interfaces import Connection
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_typestore
 
-from nora_bringup.bags.clock import largest_step_back_s
+from nora_bringup.bags.clock import set_back_s
 from nora_bringup.bags.definitions import header_stamp_ns
 from nora_bringup.bags.scan import TORN
 from nora_policy import schema
@@ -28,7 +28,6 @@ from nora_training.alignment import Int64
 LABEL, ORIGIN = "label.yaml", "provenance"
 STORAGES = (".mcap", ".db3", ".zstd")
 MAX_LAG_S = 5.0
-MAX_BACK_S = 0.1  # several topics' messages are not written exactly in the order they came
 UNREADABLE = (*TORN, AnyReaderError, SerdeError, TypesysError, AttributeError, OSError)
 
 
@@ -112,8 +111,8 @@ class Bag:
             with _readable():
                 bag = Bag(folder, reader)
                 files: Any = reader.readers[0].storage.storages  # type: ignore[union-attr]
-                back_s = max(largest_step_back_s(Path(file.path)) for file in files)
-            if back_s > MAX_BACK_S:
+                back_s = max(set_back_s(Path(file.path)) for file in files)
+            if back_s:
                 raise ValueError(
                     f"expected a recorder's clock that goes on, got one that goes back by "
                     f"{back_s:.3f} s"

@@ -38,6 +38,7 @@ def expectations(embodiment: Embodiment, resolve: Callable[[str], str]) -> dict[
     for camera in embodiment.cameras:
         age_ns = int(camera.max_age_s * NS_PER_S)
         limits[camera.topic] = Expectation(age_ns, age_ns)
+        limits[f"{camera.topic}/compressed"] = limits[camera.topic]
     if embodiment.driver is not None:
         age_ns = int(embodiment.safety.max_state_age_s * NS_PER_S)
         limits[embodiment.driver.state_topic] = Expectation(age_ns, age_ns)
@@ -66,11 +67,15 @@ class TopicAudit:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """The verdict: `problems` are those of the whole episode, beside those of each topic."""
+    """The verdict: `problems` are those of the whole episode, beside those of each topic.
+
+    `remarks` are worth knowing, but turn nothing red.
+    """
 
     duration_s: float
     topics: tuple[TopicAudit, ...]
     problems: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -85,8 +90,8 @@ class AuditReport:
         lines = [
             f"# {title}: {'green' if self.is_green else 'RED'}",
             "",
-            *(f"- {reason}" for reason in self.reasons),
-            *([""] if self.reasons else []),
+            *(f"- {line}" for line in (*self.reasons, *self.remarks)),
+            *([""] if self.reasons or self.remarks else []),
             f"{self.duration_s:.1f} s",
             "",
             "| topic | messages | Hz | largest gap s | oldest s | stale |",

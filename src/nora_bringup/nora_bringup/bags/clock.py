@@ -13,11 +13,14 @@ from rosbags.rosbag2.storage_mcap import decompress
 
 from nora_bringup.bags.definitions import NS_PER_S
 
+MAX_BACK_S = 0.1  # of one topic: messages are not written exactly in the order they came
 MAGIC_BYTES, MESSAGE, CHUNK, DATA_END = 8, 5, 6, 15
 
 
-def largest_step_back_s(path: Path) -> float:
-    """By how much a message was stamped before an earlier one of its topic, s; 0 if never.
+def set_back_s(path: Path) -> float:
+    """By how much a message was stamped before an earlier one of its topic, s.
+
+    0 where that is no more than `MAX_BACK_S`.
 
     Args:
         path: an uncompressed storage file.
@@ -31,7 +34,8 @@ def largest_step_back_s(path: Path) -> float:
         latest_ns = newest_ns.get(topic, log_ns)
         back_ns = max(back_ns, latest_ns - log_ns)
         newest_ns[topic] = max(latest_ns, log_ns)
-    return back_ns / NS_PER_S
+    back_s = back_ns / NS_PER_S
+    return back_s if back_s > MAX_BACK_S else 0.0
 
 
 def _sqlite(path: Path) -> Iterator[tuple[int, int]]:

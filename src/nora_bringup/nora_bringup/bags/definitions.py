@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from pathlib import Path
@@ -34,16 +35,22 @@ class Definitions:
         folders: as from `message_folders`; the first that has a type decides. They are read when
             a type is asked for.
         base: types known beforehand.
+        others: know the types that are not found here.
     """
 
-    def __init__(self, folders: tuple[Path, ...], base: Stores = Stores.ROS2_JAZZY) -> None:
-        self._folders = folders
+    def __init__(
+        self,
+        folders: tuple[Path, ...],
+        base: Stores = Stores.ROS2_JAZZY,
+        others: Definitions | None = None,
+    ) -> None:
+        self._folders, self._others = folders, others
         self._store = get_typestore(base)
 
     @classmethod
-    def of_bag(cls) -> Definitions:
-        """Nothing but what a bag teaches by `learn`, whatever is installed here."""
-        return cls((), Stores.EMPTY)
+    def of_bag(cls, others: Definitions | None = None) -> Definitions:
+        """What a bag teaches by `learn`, whatever is installed here; beyond that, `others`."""
+        return cls((), Stores.EMPTY, others)
 
     def learn(self, type_name: str, text: str, encoding: str) -> None:
         """Take over a definition as a bag holds it, with all that it is made of.
@@ -66,6 +73,22 @@ class Definitions:
         except TypesysError as error:
             raise ValueError(f"type {type_name}: {error}") from error
 
+    def learn_if_usable(self, type_name: str, text: str, encoding: str) -> None:
+        """As `learn`, but what is no definition is left out; ask `knows` before the type is used.
+
+        Bags hold an empty one of encoding "" or "unknown" where the recorder found none.
+        """
+        with contextlib.suppress(ValueError):
+            self.learn(type_name, text, encoding)
+
+    def knows(self, type_name: str) -> bool:
+        """Whether there is a definition of the type, and of all that it is made of."""
+        try:
+            self.type_hash(type_name)
+        except (ValueError, KeyError):  # KeyError: of what it is made of
+            return False
+        return True
+
     def store(self, type_name: str) -> Typestore:
         """A type store that knows `type_name` and all that it is made of.
 
@@ -73,6 +96,8 @@ class Definitions:
             ValueError: there is no definition of it, or it is not a message definition.
         """
         if type_name not in self._store.fielddefs:
+            if self._others is not None:
+                return self._others.store(type_name)
             self._register(type_name)
         return self._store
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from nora_policy.schema import build, load_yaml
 
 LABEL = "label.yaml"
+OURS = {"episode", "start_ns"}  # keys of our recorder, which nobody writes by hand
 NUMBERED = re.compile(r"episode_(\d+)")
 
 
@@ -72,6 +75,15 @@ class Label:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
+    @classmethod
+    def find(cls, folder: Path) -> Label | None:
+        """The label of our recorder in `folder`; None without one, or if it is written by hand.
+
+        Raises:
+            ValueError: ours is broken, or `label.yaml` is no mapping.
+        """
+        return cls.load(folder) if OURS & entries(folder).keys() else None
+
     def save(self, folder: Path) -> None:
         """Write `folder/label.yaml`, whole or not at all."""
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
@@ -87,6 +99,29 @@ class Label:
         values = dataclasses.asdict(self)
         values |= values.pop("provenance")
         return {key: "" if value is None else str(value) for key, value in values.items()}
+
+
+def entries(folder: Path) -> dict[str, str]:
+    """What `folder/label.yaml` says, whoever wrote it, as text; empty without such a file.
+
+    Raises:
+        ValueError: it is no mapping.
+    """
+    path = folder / LABEL
+    if not path.is_file():
+        return {}
+    try:
+        data = load_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a mapping, got {type(data).__name__}")
+    return texts(data)
+
+
+def texts(values: Mapping[Any, object]) -> dict[str, str]:
+    """As custom data must be; what has no value is left out."""
+    return {str(key): str(value) for key, value in values.items() if value is not None}
 
 
 def next_episode(folder: Path) -> int:

@@ -8,17 +8,19 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-import yaml
 from rosbags.rosbag2 import Reader
 
 from nora_bringup.bags.definitions import NS_PER_S, Definitions, message_folders
-from nora_bringup.bags.label import LABEL, Label
+from nora_bringup.bags.label import Label, entries, texts
 from nora_bringup.bags.scan import TORN, McapScan
 from nora_bringup.bags.sqlite_scan import DAMAGED, SqliteScan, leftovers
 from nora_bringup.bags.writer import BagWriter
+from nora_policy.schema import load_yaml
 
 STORAGES = (".mcap", ".db3")
+COMPRESSED = tuple(f"{suffix}.zstd" for suffix in STORAGES)
 METADATA = "metadata.yaml"
 REPORT = "repair.md"
 SQLITE_LOCKS = 0x40000000  # where SQLite locks a file it writes to
@@ -26,7 +28,7 @@ SQLITE_LOCKS = 0x40000000  # where SQLite locks a file it writes to
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What was kept; `damages` are by file, `set_aside` the files as they were found."""
+    """What was kept; `damages` are by file or topic, `set_aside` the files as they were found."""
 
     folder: Path
     counts: dict[str, int]
@@ -64,7 +66,7 @@ def damage_of(folder: Path) -> str:
             found = sum(1 for _ in reader.messages())
             expected = reader.message_count
     except (*TORN, OSError) as error:
-        return str(error)
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
     return "" if found == expected else f"expected {expected} messages, found {found}"
 
 
@@ -75,13 +77,13 @@ def repair(folder: Path) -> RepairReport | None:
     None when there is nothing to repair.
 
     Raises:
-        ValueError: not a bag, one that is being written, or not one message is readable;
-            nothing is changed.
+        ValueError: not a bag, one that is being written, one of compressed files, or not one
+            message is readable; nothing is changed.
         OSError: the disk has no room for the readable part beside the damaged file.
     """
-    sources = _sources(folder)
     if not damage_of(folder):
         return None
+    sources = _sources(folder)
     workshop = folder / ".repair"
     shutil.rmtree(workshop, ignore_errors=True)
     try:
@@ -107,6 +109,12 @@ def _sources(folder: Path) -> list[Path]:
     if damaged:
         found.pop(f"{folder.name}.mcap", None)  # made of them
     found |= damaged
+    for path in sorted(path for suffix in COMPRESSED for path in folder.glob(f"*{suffix}")):
+        if path.stem not in found:
+            raise ValueError(
+                f"{path}: expected a file that is not compressed; run "
+                f"`zstd -dc {quote(str(path))} > {quote(str(path.with_suffix('')))}`, then this"
+            )
     if not found:
         raise ValueError(f"{folder}: expected a folder with a file of {STORAGES}, found none")
     for path in found.values():
@@ -129,9 +137,7 @@ def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < total_bytes:
         raise OSError(f"{folder}: expected {total_bytes} bytes of free space, got {free_bytes}")
-    definitions = Definitions.of_bag()
-    if any(_is_sqlite(path) for path in sources):
-        definitions = Definitions(message_folders())  # older ones hold none
+    definitions = Definitions.of_bag(Definitions(message_folders()))
     scans = [
         SqliteScan(path, definitions) if _is_sqlite(path) else McapScan(path, definitions)
         for path in sources
@@ -139,16 +145,25 @@ def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
     messages = (message for scan in scans for message in scan.messages())
     counts: Counter[str] = Counter()
     stamps: list[int] = []
+    undefined: list[str] = []
     writer = BagWriter(target, definitions)
     for message in messages:
-        writer.write(message.topic, message.stamp_ns, message.data)
-        counts[message.topic.name] += 1
+        topic = message.topic
+        if topic.name not in counts and not definitions.knows(topic.type_name):
+            writer.add_undefined(topic)
+            undefined.append(
+                f"{topic.name}: type {topic.type_name} unknown, kept without definition"
+            )
+        writer.write(topic, message.stamp_ns, message.data)
+        counts[topic.name] += 1
         stamps = [min([message.stamp_ns, *stamps]), max([message.stamp_ns, *stamps])]
     damages = tuple(f"{s.path.name}: {s.damage}" for s in scans if s.damage)
     if not stamps:
         writer.abort()
         raise ValueError(f"{folder}: not one message is readable; {'; '.join(damages)}")
-    writer.close(_relabel(folder, stamps[1]))
+    custom_data, lost = _relabel(folder, stamps[1])
+    writer.close(custom_data)
+    damages = (*damages, *undefined, *lost)
     names = tuple(f"{s.path.name.removesuffix(DAMAGED)}{DAMAGED}" for s in scans)
     good_bytes = sum(scan.good_bytes for scan in scans)
     return RepairReport(
@@ -156,16 +171,35 @@ def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
     )
 
 
-def _relabel(folder: Path, end_ns: int) -> dict[str, str]:
-    """Custom data: those of our label, which is closed, or those that somebody else's bag has."""
-    if (folder / LABEL).is_file():
-        label = Label.load(folder)
+def _relabel(folder: Path, end_ns: int) -> tuple[dict[str, str], list[str]]:
+    """Custom data, and why some are lost.
+
+    They are those of our label, which is closed; or those of somebody else's bag, and over them
+    what is said by a label that was written by hand.
+    """
+    if label := Label.find(folder):
         if not label.end_ns:
             label = dataclasses.replace(label, end_ns=end_ns, ended="cut off, repaired")
             label.save(folder)
-        return label.custom_data()
-    for name in (METADATA, METADATA + DAMAGED):
-        if (folder / name).is_file():
-            about = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-            return about["rosbag2_bagfile_information"].get("custom_data") or {}
-    return {}
+        return label.custom_data(), []
+    said = entries(folder)
+    lost: list[str] = []
+    for path in (folder / METADATA, folder / f"{METADATA}{DAMAGED}"):
+        if path.is_file():
+            try:
+                return _custom_data(path) | said, lost
+            except ValueError as error:
+                lost.append(f"{path.name}: custom data are lost: {' '.join(str(error).split())}")
+    return said, lost
+
+
+def _custom_data(path: Path) -> dict[str, str]:
+    """Those of a metadata file; raises `ValueError` if it ends before them."""
+    match load_yaml(path.read_text(encoding="utf-8")):
+        case {"rosbag2_bagfile_information": {"custom_data": dict() as custom}}:
+            return texts(custom)
+        case {"rosbag2_bagfile_information": {"custom_data": None}}:
+            return {}
+        case {"rosbag2_bagfile_information": {"version": int(version)}} if version < 6:  # older
+            return {}
+    raise ValueError("expected custom_data, found none")

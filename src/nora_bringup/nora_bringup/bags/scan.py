@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+import apsw
 from backports import zstd
 from rosbags.interfaces import Qos
 from rosbags.rosbag2.errors import ReaderError
@@ -24,17 +25,34 @@ MAGIC = b"\x89MCAP0\r\n"
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 1, 2, 3, 4, 5, 6, 15
 OPCODES = range(HEADER, DATA_END + 1)
 MAX_RECORD_BYTES = 1 << 30
-# What reading nonsense raises; RuntimeError is lz4's.
-TORN = (EOFError, ReaderError, RuntimeError, ValueError, struct.error, zstd.ZstdError)
+# What rosbags, SQLite and the decompressors raise on damaged bytes; RuntimeError is lz4's.
+TORN = (
+    *(ReaderError, apsw.Error, zstd.ZstdError, struct.error, EOFError, RuntimeError, ValueError),
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError),
+)
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message begins like that
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A serialised message and when it was received."""
+    """A serialised message and when it was received.
+
+    Raises:
+        ValueError: a time that no bag can hold.
+    """
 
     topic: Topic
     stamp_ns: int
     data: bytes
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.stamp_ns < 2**63:
+            raise ValueError(f"stamp: expected 0 to 2^63 - 1 ns, got {self.stamp_ns}")
+
+
+def unpacked(data: bytes) -> bytes:
+    """The message itself, which bags of compression mode MESSAGE hold packed."""
+    return zstd.decompress(data) if data.startswith(ZSTD_MAGIC) else data
 
 
 class McapScan:
@@ -106,7 +124,7 @@ class McapScan:
             (key,) = struct.unpack_from("<H", content)
             name, offset = _text(content, 2)
             encoding, offset = _text(content, offset)
-            self._definitions.learn(name, _text(content, offset)[0], encoding)
+            self._definitions.learn_if_usable(name, _text(content, offset)[0], encoding)
             self._types[key] = name
         elif opcode == CHANNEL:
             self._add_channel(content)
@@ -115,7 +133,7 @@ class McapScan:
             topic = self._topics.get(key)
             if topic is None:
                 raise EOFError(f"a message of channel {key}, which was never described")
-            yield Message(topic, stamp_ns, content[22:])
+            yield Message(topic, stamp_ns, unpacked(content[22:]))
 
     def _add_channel(self, content: bytes) -> None:
         key, schema = struct.unpack_from("<HH", content)

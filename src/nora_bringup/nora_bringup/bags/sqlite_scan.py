@@ -11,17 +11,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.metadata import parse_qos
 
 from nora_bringup.bags.definitions import Definitions
-from nora_bringup.bags.scan import Message
+from nora_bringup.bags.scan import TORN, Message, unpacked
 from nora_bringup.bags.writer import Topic
 
 DAMAGED = ".damaged"
 COMPANIONS = ("-journal", "-wal", "-shm")
-TORN = (sqlite3.DatabaseError, ReaderError, ValueError, TypeError, LookupError)
-FORMAT = {"ros2msg", "ros2idl"}
 
 
 class SqliteScan:
@@ -50,7 +47,7 @@ class SqliteScan:
             with _database(self.path) as database:
                 yield from self._rows(database)
             self.good_bytes = self.path.stat().st_size
-        except TORN as error:
+        except (*TORN, sqlite3.Error) as error:
             self.damage = f"after {self.good_bytes} bytes of messages: {error}"
 
     def _rows(self, database: sqlite3.Connection) -> Iterator[Message]:
@@ -63,7 +60,9 @@ class SqliteScan:
         }
         rows = database.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY id")
         for key, stamp_ns, data in rows:
-            yield Message(topics[key], int(stamp_ns), bytes(data))
+            if not isinstance(data, bytes):
+                raise TypeError(f"message: expected bytes, got {type(data).__name__}")
+            yield Message(topics[key], int(stamp_ns), unpacked(data))
             self.good_bytes += len(data)
 
     def _learn(self, database: sqlite3.Connection) -> None:
@@ -74,8 +73,7 @@ class SqliteScan:
         for name, encoding, text in database.execute(
             "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
         ):
-            if encoding in FORMAT and text:
-                self._definitions.learn(name, text, encoding)
+            self._definitions.learn_if_usable(name, text, encoding)
 
 
 def leftovers(path: Path) -> list[Path]:

@@ -12,11 +12,12 @@ from typing import Final
 
 from rosbags.interfaces import Connection, Qos, QosDurability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.rosbag2.storage_mcap import McapWriter
+from rosbags.rosbag2.storage_mcap import McapWriter, Schema, write_schema
 
 from nora_bringup.bags.definitions import Definitions
 
 METADATA_VERSION: Final = 9
+NO_HASH: Final = "INVALID"  # as ROS 2 prints it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,22 @@ class BagWriter:
         )
         self._connections[topic.name] = connection
         return connection
+
+    def add_undefined(self, topic: Topic) -> None:
+        """As `add`, with an empty definition, as `ros2 bag record` does where it finds none."""
+        storage = self._storage()
+        if topic.type_name not in self._writer.added_types:
+            schema = Schema(len(storage.schemas) + 1, topic.type_name, encoding="", data="")
+            storage.schemas.append(schema)
+            write_schema(storage.chunk.bio, schema)
+            self._writer.added_types.add(topic.type_name)
+        self._connections[topic.name] = self._writer.add_connection(
+            topic.name,
+            topic.type_name,
+            msgdef="",
+            rihs01=NO_HASH,
+            offered_qos_profiles=topic.qos,
+        )
 
     def flush(self) -> None:
         """Make what was written so far survive this process, and (almost) a power cut."""

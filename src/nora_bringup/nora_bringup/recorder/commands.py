@@ -11,7 +11,7 @@ import tyro
 
 from nora_bringup.bags.audit import Expectation, expectations
 from nora_bringup.bags.check import check
-from nora_bringup.bags.repair import STORAGES, repair
+from nora_bringup.bags.repair import COMPRESSED, STORAGES, repair
 from nora_bringup.graph import NAMESPACE, embodiment_file
 from nora_policy.embodiment import Embodiment
 
@@ -66,7 +66,7 @@ def check_bags(command: Check) -> int:
     for folder in find_bags(command.folders):
         try:
             report = check(folder, expected)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             num_bad += 1
             continue
@@ -82,7 +82,8 @@ def find_bags(folders: Iterable[Path]) -> list[Path]:
         bags = {
             path.parent
             for path in folder.resolve().rglob("*")
-            if path.suffix in STORAGES and not path.parent.name.startswith(".")
+            if path.name.endswith((*STORAGES, *COMPRESSED))
+            and not path.parent.name.startswith(".")
         }
         found += sorted(bags) or [folder.resolve()]
     return found

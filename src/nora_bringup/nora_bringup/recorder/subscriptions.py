@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
+from rclpy.type_hash import TypeHash
 from rosbags.interfaces import (
     Qos,
     QosDurability,
@@ -24,6 +25,8 @@ from nora_bringup.bags.definitions import NS_PER_S, Definitions
 from nora_bringup.bags.writer import Topic
 
 DEPTH = 50
+# Of publishers that tell none (micro-ROS, distributions before Iron): our definition is used.
+NO_HASHES = {str(TypeHash()), str(TypeHash(version=1))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,14 @@ class RawSubscriptions:
 
 def _topic(name: str, publishers: list[TopicEndpointInfo], definitions: Definitions) -> Topic:
     """Raises `ValueError` when the publishers disagree with each other, or with us."""
-    types = {(info.topic_type, str(info.topic_type_hash)) for info in publishers}
-    if len(types) > 1:
-        raise ValueError(f"expected publishers of one type, got {sorted(types)}")
-    type_name, type_hash = types.pop()
-    if (ours := definitions.type_hash(type_name)) != type_hash:
+    types = {info.topic_type for info in publishers}
+    hashes = {str(info.topic_type_hash) for info in publishers} - NO_HASHES
+    if len(types) > 1 or len(hashes) > 1:
+        found = sorted({(info.topic_type, str(info.topic_type_hash)) for info in publishers})
+        raise ValueError(f"expected publishers of one type, got {found}")
+    (type_name,) = types
+    ours = definitions.type_hash(type_name)
+    for type_hash in hashes - {ours}:
         raise ValueError(f"type {type_name}: expected hash {ours}, the publisher has {type_hash}")
     profiles = {bag_qos(info.qos_profile) for info in publishers}
     return Topic(name, type_name, tuple(sorted(profiles, key=str)))
