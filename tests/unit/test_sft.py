@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import json
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,11 +23,13 @@ from nora_policy.models.expert import Prefix
 from nora_policy.policy import Policy
 from nora_policy.preprocess import with_target
 from nora_policy.types import Observation
+from nora_training.dataset import Dataset
 from nora_training.samples import Samples
-from nora_training.sft import cli, log
+from nora_training.sft import cli, closed_loop, log, memory
 from nora_training.sft.augment import Augment
 from nora_training.sft.batches import Batches, Share
-from nora_training.sft.run import Run
+from nora_training.sft.losses import Learner
+from nora_training.sft.run import Run, finished
 from nora_training.sft.settings import Settings
 from nora_training.sft.trainer import Stopped
 
@@ -178,6 +183,32 @@ def test_checkpoints_are_tried_out_in_simulation_on_the_way(folder):
         Run(settings(folder, "real", **options), never)
 
 
+def test_trials_interrupted_after_training_are_finished_once(folder, monkeypatch):
+    protocol = folder / "last.yaml"
+    protocol.write_text(PROTOCOL.format(robot="sim_widowx"))
+    options = settings(folder, "cut", steps=3, trials=str(protocol))
+    calls = []
+
+    def run(*arguments) -> dict[str, float]:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return {"success": 0.5}
+
+    monkeypatch.setattr(closed_loop, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        Run(options, never).train()
+    monkeypatch.setenv("RANK", "1")
+    assert finished(options)["step"] == 3
+    assert len(calls) == 1
+    monkeypatch.setenv("RANK", "0")
+    for _ in range(2):
+        assert finished(options)["step"] == 3
+    assert calls == [(str(protocol), folder / "cut/checkpoint")] * 2
+    assert log.read(folder / "cut")[-1] == {"step": 3, "kind": "trials", "success": 0.5}
+    assert len(curve(folder / "cut")) == 3
+
+
 # continuing
 
 
@@ -227,7 +258,7 @@ def test_a_killed_run_continues_as_if_it_had_not_been(folder):
 
 
 def test_a_finished_run_says_so_and_another_is_refused(folder, monkeypatch, capsys):
-    options = settings(folder, "done", steps=1)
+    options = settings(folder, "done", steps=1, warmup=0)
     for expected in ("trained in", "finished"):
         assert nora_sft(monkeypatch, options) == 0
         assert expected in capsys.readouterr().out
@@ -235,6 +266,95 @@ def test_a_finished_run_says_so_and_another_is_refused(folder, monkeypatch, caps
     assert "error: lr: expected 0.001 as at the start" in capsys.readouterr().err
     card = json.loads((folder / "done/checkpoint/card.json").read_text())
     assert card["bags"]["number"] == len(card["bags"]["sha256"]) > 1
+
+
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [
+        ("dataset", "index.json"),
+        ("init", "model.safetensors"),
+        ("init", "fast/tokenizer.json"),
+        ("fast", "tokenizer.json"),
+    ],
+)
+def test_a_run_whose_inputs_were_replaced_is_refused(folder, tmp_path, option, file):
+    shutil.copytree(folder / "data", tmp_path / "data")
+    shutil.copytree(folder / "init", tmp_path / "init")
+    shutil.copytree(folder / "init/fast", tmp_path / "fast")
+    options = settings(tmp_path, "run", steps=3, fast=tmp_path / "fast", resume=True)
+    with pytest.raises(Stopped):
+        Run(options, lambda: True).train()
+    assert finished(options) is None
+    path = getattr(options, option) / file
+    content = path.read_bytes()
+    path.write_bytes(content + b" ")
+    with pytest.raises(ValueError, match=rf"^{option}: .*\['{file}'\] .* restore them, or start"):
+        finished(options)
+    path.write_bytes(content)
+    Run(options, never).train()
+    shutil.rmtree(getattr(options, option))
+    assert finished(options)["step"] == 3
+
+
+def test_a_run_of_an_older_version_goes_on_and_says_what_is_not_known(folder, caplog):
+    options = settings(folder, "older", steps=3, resume=True)
+    with pytest.raises(Stopped):
+        Run(options, lambda: True).train()
+    path = folder / "older/settings.json"
+    path.write_text(json.dumps(options.to_json()))
+    assert finished(options) is None
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{path}: from an older version: inputs are not compared by content"
+    ]
+    Run(options, never).train()
+    assert json.loads(path.read_text())["inputs"].keys() == {"dataset", "init"}
+
+
+def test_a_kill_while_a_file_is_written_leaves_the_old_one(folder, monkeypatch):
+    options = settings(folder, "torn", steps=3)
+    with pytest.raises(Stopped):
+        Run(options, lambda: True).train()
+    again = dataclasses.replace(options, resume=True)
+    path, card = folder / "torn/settings.json", folder / "torn/checkpoint/card.json"
+    before, write = path.read_text(), Path.write_text
+
+    def cut(path: Path, text: str, **options: str) -> int:
+        if path.name.lstrip(".") not in torn:
+            return write(path, text, **options)
+        write(path, text[:40], **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", cut)
+        torn = {"settings.json"}
+        with pytest.raises(KeyboardInterrupt):
+            Run(again, never)
+        assert path.read_text() == before
+        torn = {"card.json"}
+        with pytest.raises(KeyboardInterrupt):
+            Run(again, never).train()
+    assert finished(again) is None
+    Run(again, never).train()
+    assert finished(again)["step"] == 3
+    assert not list(card.parent.glob(".*"))
+    # As an older version would have left them.
+    for file in (card, path):
+        file.write_text(file.read_text()[:40])
+        with pytest.raises(ValueError, match=f"{file}: not valid JSON: .*; remove it and repeat"):
+            finished(again)
+
+
+def test_a_run_that_saved_nothing_starts_over_with_other_options(folder):
+    Run(settings(folder, "unborn", batch_size=8), never)
+    options = settings(folder, "unborn", steps=3)
+    assert finished(options) is None
+    Run(options, never).train()
+    assert finished(options)["settings"]["batch_size"] == 4
+
+
+def test_a_warm_up_as_long_as_the_training_is_refused(folder):
+    with pytest.raises(ValueError, match=r"^warmup: .* 500 of --steps, got 1000: .* --warmup$"):
+        Settings(folder / "data", folder / "init", folder / "long", steps=500)
 
 
 def nora_sft(monkeypatch, options: Settings) -> int:
@@ -272,7 +392,8 @@ def compare(one: Path, other: Path, tolerance: float = 1e-5) -> None:
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(folder, parallel):
-    options = {"keyframe_weight": 0.3, "steps": 3, "val_every": 3, "ema": 0.5, "device": "cpu"}
+    # Also between two steps, averaged weights are validated and forgotten.
+    options = {"keyframe_weight": 0.3, "steps": 3, "val_every": 2, "ema": 0.5, "device": "cpu"}
     name = f"one_{parallel}"
     Run(settings(folder, name, **options), never).train()
     both = settings(folder, parallel, parallel=parallel, **options)
@@ -283,6 +404,70 @@ def test_two_processes_train_as_one(folder, parallel):
     assert found[0]["kind"] == "val"
     del found[0]["kind"], found[1]["kind"]
     assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-6)
+
+
+def test_processes_that_find_different_states_stop(folder):
+    """Two machines without a disk in common: the second has no state."""
+    options = settings(folder, "machine0", steps=3, device="cpu")
+    with pytest.raises(Stopped):
+        Run(options, lambda: True).train()
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = []
+    try:
+        for rank in ("0", "1"):
+            out = folder / f"machine{rank}"
+            words = command(dataclasses.replace(options, out=out, resume=True))
+            environment = os.environ | world | {"RANK": rank, "LOCAL_RANK": rank}
+            started = [sys.executable, *words]
+            pipe = subprocess.PIPE
+            processes.append(subprocess.Popen(started, env=environment, stderr=pipe, text=True))
+        for process in processes:
+            _, errors = process.communicate(timeout=100)
+            assert (
+                "expected the same state in every process, got those after steps [1, 0]" in errors
+            )
+            assert process.returncode == 1
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_the_estimate_counts_the_numbers_of_the_precision_in_use(folder):
+    options = settings(folder, "memory")
+    model = Run(options, never)._learner.model
+    each = {
+        is_bf16: [
+            memory.estimate_bytes(Learner(model, "both", is_bf16=is_bf16), s, 100, 1)
+            for s in (options, dataclasses.replace(options, batch_size=8))
+        ]
+        for is_bf16 in (False, True)
+    }
+    activations = {is_bf16: more - less for is_bf16, (less, more) in each.items()}
+    assert activations[False] == 2 * activations[True] > 0
+
+
+def test_validation_without_samples_is_skipped_and_says_so(tmp_path, caplog):
+    """Episodes of 3 steps have no chunk of 5, which FAST tokens need."""
+    data = Dataset.load(write_uneven(tmp_path / "data"))
+    write_checkpoint(tmp_path / "init")
+    (entry,) = (e for e in data.entries if data.split(e) == "val")
+    assert entry.num_steps == 3
+    run = Run(settings(tmp_path, "run", heads="fast", steps=3), never)
+    assert "validation: skipped: none of its 1 episodes has a whole chunk of 5" in caplog.text
+    assert run.train() == {}
+
+
+def write_uneven(root: Path) -> Path:
+    """Of two episodes, the one to validate is too short for a chunk."""
+    for seed in range(100):
+        data = write_dataset(root, lengths=(12, 3), val_fraction=0.5, seed=seed)
+        if [data.split(entry) for entry in data.entries] == ["train", "val"]:
+            return root
+        shutil.rmtree(root)
+    raise AssertionError("no seed splits the episodes so")
 
 
 def test_adapters_train_what_they_say_and_are_merged(folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from nora_policy.models.nora15 import build
 from nora_policy.normalization import Statistics
 from nora_training import dataset
 from nora_training.dataset import Dataset, Entry
+from nora_training.sft import record
 
 BAGS = "bags.txt"
 MAX_LISTED = 100
@@ -34,11 +34,16 @@ def export(
     statistics: Statistics,
     card: Mapping[str, Any],
 ) -> None:
-    """Write everything; the card comes last, so that a folder with one is whole."""
+    """Write everything; the card comes last and at once: a folder with one is whole."""
     checkpoint.save(folder, model, tokenizer, fast)
     key = data.embodiment.action.statistics_key
     facts = {key: {"action": statistics.to_json()}}
-    checkpoint.save_facts(folder, data.root / dataset.EMBODIMENT, facts, card)
+    partial = folder / ".facts"
+    partial.mkdir(exist_ok=True)
+    checkpoint.save_facts(partial, data.root / dataset.EMBODIMENT, facts, card)
+    for name in (checkpoint.EMBODIMENT, checkpoint.STATISTICS, checkpoint.CARD):
+        (partial / name).replace(folder / name)
+    partial.rmdir()
 
 
 def rebuild(config: NoraConfig, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Nora:
@@ -65,8 +70,6 @@ def bags(entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
+    """None without one; raises as `record.read`."""
     path = folder / checkpoint.CARD
-    if not path.is_file():
-        return None
-    card: dict[str, Any] = json.loads(path.read_text())
-    return card
+    return record.read(path) if path.is_file() else None

@@ -38,7 +38,7 @@ class Learner(nn.Module):
         self, model: Nora, heads: Heads, keyframe_weight: float = 0.0, is_bf16: bool = False
     ) -> None:
         super().__init__()
-        self.model, self.keyframe_weight, self._is_bf16 = model, keyframe_weight, is_bf16
+        self.model, self.keyframe_weight, self.is_bf16 = model, keyframe_weight, is_bf16
         self.learns_tokens, self.learns_flow = learned(model, heads)
         if isinstance(model, Nora15) and not self.learns_flow:
             for name, parameter in model.named_parameters():
@@ -84,7 +84,7 @@ class Learner(nn.Module):
         return losses, logits.argmax(dim=-1) == targets
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._is_bf16)
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.is_bf16)
 
     def _losses(self, batch: Batch) -> Losses:
         device = self.model.device

@@ -6,7 +6,6 @@ import resource
 
 import torch
 
-from nora_policy.models.config import NoraConfig
 from nora_training.sft.losses import Learner
 from nora_training.sft.settings import Settings
 
@@ -28,7 +27,7 @@ def estimate_bytes(learner: Learner, settings: Settings, num_tokens: int, world:
     if settings.parallel == "fsdp":
         states //= world
     samples = settings.batch_size // settings.accumulate // world
-    return states + samples * _activations(learner.model.config, settings, num_tokens)
+    return states + samples * _activations(learner, settings, num_tokens)
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -38,7 +37,8 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _activations(config: NoraConfig, settings: Settings, num_tokens: int) -> int:
+def _activations(learner: Learner, settings: Settings, num_tokens: int) -> int:
+    config = learner.model.config
     text, vision = config.text_config, config.vision_config
     kept = KEPT_CHECKPOINTED if settings.checkpointing else KEPT_DENSE
     patches = num_tokens * vision.spatial_merge_size**2
@@ -48,4 +48,4 @@ def _activations(config: NoraConfig, settings: Settings, num_tokens: int) -> int
         numbers += (
             kept * config.expert.num_hidden_layers * config.horizon * (config.expert.hidden_size)
         )
-    return numbers * (2 if settings.precision == "bf16" else FLOAT)
+    return numbers * (2 if learner.is_bf16 else FLOAT)

@@ -5,6 +5,7 @@ Started by `accelerate launch` or `torchrun`; alone, all of this does nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -77,7 +78,9 @@ class Processes:
         mesh = init_device_mesh(self.device.type, (self.world,))
         for layer in learner.layers():
             fully_shard(layer, mesh=mesh)
-        fully_shard(learner, mesh=mesh)
+        # By default the root stays whole until a backward pass: after one that validates averaged
+        # weights, the next step would train those.
+        fully_shard(learner, mesh=mesh, reshard_after_forward=True)
         for name in METHODS:
             register_fsdp_forward_method(learner, name)
         return learner
@@ -104,6 +107,12 @@ class Processes:
         """Whether it is set in one of them."""
         return bool(self.sum(torch.tensor(float(flag))) > 0)
 
+    def each(self, number: int) -> list[int]:
+        """That of every process, by rank."""
+        numbers = torch.zeros(self.world, dtype=torch.int64)
+        numbers[self.rank] = number
+        return [int(x) for x in self.sum(numbers)]
+
     def wait(self) -> None:
         """For all the others."""
         self._accelerator.wait_for_everyone()
@@ -111,6 +120,11 @@ class Processes:
     def end(self) -> None:
         """Leave the others; nothing can be exchanged afterwards."""
         self._accelerator.end_training()
+
+
+def is_first() -> bool:
+    """Before there are `Processes`: what torchrun and `accelerate launch` say."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def full(x: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,38 @@ from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.preprocess import Preprocessor
 from nora_training.dataset import Dataset, Entry
-from nora_training.sft import closed_loop, export, log, lora, memory, recompute
+from nora_training.sft import closed_loop, export, log, lora, memory, recompute, record
+from nora_training.sft import state as states
 from nora_training.sft.batches import Batches, Share, Source
 from nora_training.sft.losses import Learner
-from nora_training.sft.parallel import Processes, full
+from nora_training.sft.parallel import Processes, full, is_first
 from nora_training.sft.settings import Settings
 from nora_training.sft.trainer import STATE, Trainer
 from nora_training.sft.validation import Validation
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SETTINGS, CHECKPOINT, CHECKPOINTS = "settings.json", "checkpoint", "checkpoints"
+CHECKPOINT, CHECKPOINTS = "checkpoint", "checkpoints"
+
+logger = logging.getLogger(__name__)
 
 
 def finished(settings: Settings) -> dict[str, Any] | None:
     """The card of the run's checkpoint, if it was trained to its end with these settings.
 
+    Trials of it that are missing are run first.
+
     Raises:
-        ValueError: the folder holds another run.
+        ValueError: the folder holds another run, or a file that was cut off.
     """
-    _check_same(settings)
-    return export.read_card(settings.out / CHECKPOINT)
+    out = settings.out
+    results = (out / CHECKPOINT, out / CHECKPOINTS)
+    if not states.exists(out / STATE) and not any(map(Path.is_dir, results)):
+        return None  # it has nothing to lose
+    record.check(settings)
+    card = export.read_card(out / CHECKPOINT)
+    if card is not None and settings.trials is not None and is_first():
+        _finish_trials(settings.trials, out, card["step"])
+    return card
 
 
 class Run:
@@ -147,12 +160,21 @@ class Run:
         )
 
     def _validate_on(self, entries: Sequence[Entry]) -> Validation | None:
-        """None without such episodes."""
+        """None without such episodes, or samples of them."""
         if not entries:
+            return None
+        source = self._read(entries)
+        if not len(source):
+            if self.is_main:
+                logger.warning(
+                    "validation: skipped: none of its %d episodes has a whole chunk of %d steps",
+                    len(entries),
+                    self._config.horizon,
+                )
             return None
         settings, names = self._settings, self._data.embodiment.action.names
         size = settings.batch_size // settings.accumulate
-        return Validation(self._read(entries), self._statistics, names, settings.val_samples, size)
+        return Validation(source, self._statistics, names, settings.val_samples, size)
 
     def _begin(self) -> None:
         settings = self._settings
@@ -162,9 +184,7 @@ class Run:
             )
         self._processes.wait()
         if self.is_main:
-            settings.out.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(settings.to_json(), indent=1) + "\n"
-            (settings.out / SETTINGS).write_text(text)
+            record.write(settings)
         if settings.resume:
             self._trainer.restore()
 
@@ -246,14 +266,10 @@ def _fast(settings: Settings, config: NoraConfig) -> FastTokenizer | None:
     return found
 
 
-def _check_same(settings: Settings) -> None:
-    path = settings.out / SETTINGS
-    if not path.is_file():
+def _finish_trials(protocol: str, out: Path, step: int) -> None:
+    """Those of the last checkpoint, if the run was interrupted in them or had none."""
+    if any(row["kind"] == "trials" and row["step"] == step for row in log.read(out)):
         return
-    before, now = json.loads(path.read_text()), settings.to_json()
-    for name in settings.what_counts():
-        if before.get(name) != now[name]:
-            raise ValueError(
-                f"{name}: expected {before.get(name)!r} as at the start of {settings.out}, "
-                f"got {now[name]!r}"
-            )
+    shares = closed_loop.run(protocol, out / CHECKPOINT)
+    with closing(log.Log(out, step)) as rows:
+        rows.write(step, "trials", shares)

@@ -46,7 +46,7 @@ class Settings:
         optimizer: `muon` takes the matrices inside of layers and leaves the rest to AdamW.
         lr: peak learning rate of AdamW.
         muon_lr: peak learning rate of Muon.
-        warmup: steps of linear warm-up; then a cosine to zero.
+        warmup: steps of linear warm-up, fewer than `steps`; then a cosine to zero.
         weight_decay: of matrices; norms and biases have none.
         clip: largest norm of the gradients.
         ema: decay of the average of the weights that is validated and exported; 0 for none.
@@ -120,6 +120,11 @@ class Settings:
         self._check(("ema", "shift", "jitter"), "0 ... 1, below 1", lambda x: 0 <= x < 1)
         if self.parallel == "fsdp" and (self.lora_rank or self.optimizer == "muon"):
             raise ValueError("parallel: expected ddp with adapters or muon, got fsdp")
+        if self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup: expected fewer than the {self.steps} of --steps, got {self.warmup}: "
+                "the learning rate would never fall; choose a smaller --warmup"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate: expected a divisor of batch_size {self.batch_size}, "

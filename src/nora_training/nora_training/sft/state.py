@@ -60,6 +60,11 @@ def save(folder: Path, state: State) -> Path:
     return final
 
 
+def exists(folder: Path) -> bool:
+    """Whether one was ever saved, whole or not."""
+    return bool(_states(folder))
+
+
 def load(folder: Path) -> State | None:
     """The newest state that is whole; what is not is named in a warning and passed over."""
     for path in _states(folder):

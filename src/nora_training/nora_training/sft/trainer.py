@@ -74,9 +74,15 @@ class Trainer:
         """Go on from the newest state of the run, if there is one.
 
         Raises:
-            ValueError: it is that of another network.
+            ValueError: it is that of another network, or not that of the other processes.
         """
         found = states.load(self._settings.out / STATE)
+        steps = self._processes.each(0 if found is None else found.step)
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"{self._settings.out}: expected the same state in every process, got those after "
+                f"steps {steps}: --out must be on a disk that all machines share"
+            )
         if found is None:
             return
         parameters = self._trained()

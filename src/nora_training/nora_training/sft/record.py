@@ -1,0 +1,88 @@
+"""What a run was started with, in its `settings.json`: the options, and SHA-256 of its inputs.
+
+The sums tell whether a data set or a checkpoint was replaced under the same path. They are of
+whole files: that takes seconds for 8 GB, as loading them does, and a part of a file may be just
+what adapters have not trained.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from nora_policy.checkpoints import checkpoint, files
+from nora_training import dataset
+from nora_training.sft.parallel import is_first
+from nora_training.sft.settings import Settings
+
+SETTINGS, INPUTS = "settings.json", "inputs"
+
+logger = logging.getLogger(__name__)
+
+
+def write(settings: Settings) -> None:
+    """All at once: there is an old or a new file, never half of one."""
+    settings.out.mkdir(parents=True, exist_ok=True)
+    data = {**settings.to_json(), INPUTS: _sums(settings)}
+    partial = settings.out / f".{SETTINGS}"
+    files.write_json(partial, data)
+    partial.replace(settings.out / SETTINGS)
+
+
+def check(settings: Settings) -> None:
+    """Raise `ValueError` where the run in `settings.out` was started with something else."""
+    path = settings.out / SETTINGS
+    if not path.is_file():
+        return
+    before, now = read(path), settings.to_json()
+    for name in settings.what_counts():
+        if before.get(name) != now[name]:
+            raise ValueError(
+                f"{name}: expected {before.get(name)!r} as at the start of {settings.out}, "
+                f"got {now[name]!r}; another run needs another --out"
+            )
+    if INPUTS in before:
+        _check_inputs(settings, before[INPUTS])
+    elif is_first():
+        logger.warning("%s: from an older version: inputs are not compared by content", path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object of a run's folder. Raises `ValueError` for what an interruption left."""
+    try:
+        return files.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove it and repeat the command with --resume") from error
+
+
+def _check_inputs(settings: Settings, before: dict[str, dict[str, str]]) -> None:
+    for name, sums in _sums(settings).items():
+        changed = {file for file, _ in sums.items() ^ before[name].items()}
+        if changed:
+            raise ValueError(
+                f"{name}: expected the files that {settings.out} was started with, "
+                f"{sorted(changed)} of {getattr(settings, name)} changed since: "
+                "restore them, or start another run with another --out"
+            )
+
+
+def _sums(settings: Settings) -> dict[str, dict[str, str]]:
+    """By option, then by file; without options whose files are gone: training would say so."""
+    patterns = {
+        "dataset": (dataset.INDEX,),
+        "init": (
+            checkpoint.CONFIG,
+            checkpoint.TOKENIZER,
+            "*.safetensors",
+            f"{checkpoint.FAST}/*.json",
+        ),
+        "fast": ("*.json",),
+    }
+    found: dict[str, dict[str, str]] = {}
+    for name, wanted in patterns.items():
+        folder: Path | None = getattr(settings, name)
+        if folder is not None:
+            paths = sorted(path for pattern in wanted for path in folder.glob(pattern))
+            found[name] = {str(path.relative_to(folder)): files.sha256(path) for path in paths}
+    return {name: sums for name, sums in found.items() if sums}
