@@ -21,14 +21,15 @@ from rosbags.typesys import Stores, TypesysError, get_typestore
 
 from nora_bringup.bags.clock import set_back_s
 from nora_bringup.bags.definitions import header_stamp_ns
+from nora_bringup.bags.label import LABEL, texts
 from nora_bringup.bags.scan import TORN
 from nora_policy import schema
 from nora_training.alignment import Int64
 
-LABEL, ORIGIN = "label.yaml", "provenance"
+ORIGIN = "provenance"
 STORAGES = (".mcap", ".db3", ".zstd")
 MAX_LAG_S = 5.0
-UNREADABLE = (*TORN, AnyReaderError, SerdeError, TypesysError, AttributeError, OSError)
+UNREADABLE = (*TORN, AnyReaderError, SerdeError, TypesysError, OSError)
 
 
 class Message:
@@ -90,13 +91,15 @@ def bag_sha256(bag: Path) -> str:
 class Bag:
     """One open rosbag2 folder. Whatever cannot be read is a `ValueError`, never a partial answer.
 
-    `labels`: custom data of the metadata, and over it the entries of `label.yaml`.
+    `back_s`: by how much the recorder's clock was set back. `labels`: custom data of the metadata,
+    and over it the entries of `label.yaml`.
     """
 
     def __init__(self, folder: Path, reader: AnyReader) -> None:
         self.folder, self._reader = folder, reader
         storage: Any = reader.readers[0].storage  # type: ignore[union-attr]
-        self.labels = _texts(storage.metadata.custom or {}) | _label(folder / LABEL)
+        self.back_s = max(set_back_s(Path(file.path)) for file in storage.storages)
+        self.labels = texts(storage.metadata.custom or {}) | _label(folder / LABEL)
 
     @staticmethod
     @contextmanager
@@ -110,12 +113,10 @@ class Bag:
         try:
             with _readable():
                 bag = Bag(folder, reader)
-                files: Any = reader.readers[0].storage.storages  # type: ignore[union-attr]
-                back_s = max(set_back_s(Path(file.path)) for file in files)
-            if back_s:
+            if bag.back_s:
                 raise ValueError(
                     f"expected a recorder's clock that goes on, got one that goes back by "
-                    f"{back_s:.3f} s"
+                    f"{bag.back_s:.3f} s"
                 )
             yield bag
         finally:
@@ -216,11 +217,7 @@ def _label(path: Path) -> dict[str, str]:
     if not isinstance(data, dict):
         raise ValueError(f"{LABEL}: expected a mapping, got {type(data).__name__}")
     flat = {**data, **provenance} if isinstance(provenance := data.get(ORIGIN), dict) else data
-    return _texts(flat)
-
-
-def _texts(facts: Mapping[Any, Any]) -> dict[str, str]:
-    return {str(key): str(value) for key, value in facts.items() if value is not None}
+    return texts(flat)
 
 
 @contextmanager

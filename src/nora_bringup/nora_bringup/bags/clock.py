@@ -12,9 +12,9 @@ import apsw
 from rosbags.rosbag2.storage_mcap import decompress
 
 from nora_bringup.bags.definitions import NS_PER_S
+from nora_bringup.bags.scan import CHUNK, DATA_END, MAGIC, MESSAGE
 
 MAX_BACK_S = 0.1  # of one topic: messages are not written exactly in the order they came
-MAGIC_BYTES, MESSAGE, CHUNK, DATA_END = 8, 5, 6, 15
 
 
 def set_back_s(path: Path) -> float:
@@ -48,7 +48,7 @@ def _sqlite(path: Path) -> Iterator[tuple[int, int]]:
 
 def _mcap(path: Path) -> Iterator[tuple[int, int]]:
     with path.open("rb") as file:
-        file.seek(MAGIC_BYTES)
+        file.seek(len(MAGIC))
         yield from _records(file, path.stat().st_size)
 
 

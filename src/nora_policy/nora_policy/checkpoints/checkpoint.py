@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from nora_policy.checkpoints import layout
+from nora_policy.checkpoints import files, layout
 from nora_policy.checkpoints.layout import (
     CARD,
     CONFIG,
@@ -102,10 +102,15 @@ def save(
 def save_facts(
     folder: Path, embodiment_file: Path, statistics: Mapping[str, Any], card: Mapping[str, Any]
 ) -> None:
-    """Write the rest of a checkpoint: `embodiment.yaml`, statistics by key, `card.json`."""
-    shutil.copyfile(embodiment_file, folder / EMBODIMENT)
-    (folder / STATISTICS).write_text(json.dumps(statistics, indent=2) + "\n")
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    """Write the rest of a checkpoint: `embodiment.yaml`, statistics by key, `card.json` last.
+
+    Each file at once, over what may be there.
+    """
+    partial = folder / f".{EMBODIMENT}"
+    shutil.copyfile(embodiment_file, partial)
+    partial.replace(folder / EMBODIMENT)
+    files.write_json(folder / STATISTICS, statistics)
+    files.write_json(folder / CARD, card)
 
 
 def _read(

@@ -38,12 +38,7 @@ def export(
     checkpoint.save(folder, model, tokenizer, fast)
     key = data.embodiment.action.statistics_key
     facts = {key: {"action": statistics.to_json()}}
-    partial = folder / ".facts"
-    partial.mkdir(exist_ok=True)
-    checkpoint.save_facts(partial, data.root / dataset.EMBODIMENT, facts, card)
-    for name in (checkpoint.EMBODIMENT, checkpoint.STATISTICS, checkpoint.CARD):
-        (partial / name).replace(folder / name)
-    partial.rmdir()
+    checkpoint.save_facts(folder, data.root / dataset.EMBODIMENT, facts, card)
 
 
 def rebuild(config: NoraConfig, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Nora:

@@ -24,10 +24,7 @@ logger = logging.getLogger(__name__)
 def write(settings: Settings) -> None:
     """All at once: there is an old or a new file, never half of one."""
     settings.out.mkdir(parents=True, exist_ok=True)
-    data = {**settings.to_json(), INPUTS: _sums(settings)}
-    partial = settings.out / f".{SETTINGS}"
-    files.write_json(partial, data)
-    partial.replace(settings.out / SETTINGS)
+    files.write_json(settings.out / SETTINGS, {**settings.to_json(), INPUTS: _sums(settings)})
 
 
 def check(settings: Settings) -> None:
