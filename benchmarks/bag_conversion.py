@@ -27,8 +27,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from nora_policy.embodiment import GRIPPER_JOINT, Embodiment
-from nora_training.dataset import Dataset
+from nora_core.embodiment import GRIPPER_JOINT, Embodiment
+from nora_training.data.dataset import Dataset
 
 SRC = Path(__file__).parents[1] / "src"
 CONFIG = SRC / "nora_bringup/config/embodiments/sim_widowx.yaml"
@@ -156,7 +156,7 @@ def one_camera(folder: Path) -> Path:
 
 def convert(bags: Path, out: Path, workers: int) -> Cost:
     config = one_camera(bags.parent)
-    command = [sys.executable, "-m", "nora_training.cli", "build", "--bags", str(bags)]
+    command = [sys.executable, "-m", "nora_training.dataset_command", "build", "--bags", str(bags)]
     command += ["--out", str(out), "--embodiment", str(config), "--workers", str(workers)]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -28,11 +28,13 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from tqdm import tqdm
 
-from nora_bringup.graph import NAMESPACE, NodeSpec, Options, embodiment_file, node_specs
+from nora_bringup.graph import NodeSpec, Options, node_specs
 from nora_bringup.standalone import start_graph
-from nora_bringup.trial import Trial, TrialClient, trial_client
-from nora_policy.embodiment import Embodiment
-from nora_policy.nodes import convert
+from nora_bringup.trials.trial import Trial, TrialClient, trial_client
+from nora_core.embodiment import Embodiment
+from nora_core.paths import embodiment_file
+from nora_core.ros import convert
+from nora_core.topics import NAMESPACE
 
 INSTRUCTION = "put the red cube on the plate"
 CAMERA_PERIOD_S = 0.1
@@ -141,7 +143,13 @@ def table(trial: Trial, alone_N2: Milliseconds) -> str:
 def main(settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tiny = [sys.executable, "-m", "nora_policy.models.tiny", "--out", str(folder / "tiny")]
+        tiny = [
+            sys.executable,
+            "-m",
+            "nora_policy.checkpoints.tiny",
+            "--out",
+            str(folder / "tiny"),
+        ]
         embodiment = ["--embodiment", str(embodiment_file("sim_widowx"))]
         subprocess.run([*tiny, *embodiment], check=True, stdout=subprocess.DEVNULL)
         options = Options("sim_widowx", str(folder / "tiny"), settings.device, seed=0)

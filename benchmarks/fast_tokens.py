@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy.fft import idct
 from tqdm import tqdm
 
+from nora_core.types import Float64
+from nora_policy.checkpoints.tiny import make_fast_tokenizer
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.grammar import FreeSentence, Grammar, Sentence
-from nora_policy.models.tiny import make_fast_tokenizer
-from nora_policy.types import Float64
 
 HORIZONS = (1, 5)
 ACTION_DIM = 7

@@ -19,15 +19,16 @@ import tyro
 from machine import processor, show
 from tqdm import tqdm
 
+from nora_core.embodiment import Camera
+from nora_core.types import Observation
 from nora_policy.checkpoints import checkpoint
-from nora_policy.embodiment import Camera
+from nora_policy.checkpoints.tiny import make_config, make_tokenizer
 from nora_policy.models import backbone, nora15
 from nora_policy.models.config import NORA15_3B, NoraConfig
+from nora_policy.models.inputs import ModelInputs
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15
-from nora_policy.models.tiny import make_config, make_tokenizer
-from nora_policy.preprocess import ModelInputs, Preprocessor
-from nora_policy.types import Observation
+from nora_policy.preprocess import Preprocessor
 
 GOLDEN = Path(__file__).parents[1] / "tests/golden/nora15_tiny"
 PROMPT_TOKENS = 98

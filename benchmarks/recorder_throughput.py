@@ -34,7 +34,8 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, JointState
 from tqdm import tqdm
 
-from nora_bringup.graph import embodiment_file, fastdds_environment
+from nora_bringup.graph import fastdds_environment
+from nora_core.paths import embodiment_file
 
 CAMERAS = ("/camera_0/image_raw", "/camera_1/image_raw")
 STATES = "/joint_states"
@@ -99,7 +100,7 @@ def recorder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     data["record"], data["record_optional"] = [*CAMERAS, STATES], []
     file = folder / "robot.yaml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
-    command = [sys.executable, "-m", "nora_bringup.recorder.node", "--ros-args"]
+    command = [sys.executable, "-m", "nora_bringup.nodes.recorder", "--ros-args"]
     for parameter in (f"embodiment_file:={file}", f"record_dir:={folder}"):
         command += ["-p", parameter]
     with subprocess.Popen(command) as process:

@@ -19,12 +19,13 @@ from machine import show
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nora_policy.checkpoints.tiny import make_config, make_tokenizer
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.grammar import Grammar, Sentence
+from nora_policy.models.inputs import IGNORED, ModelInputs
 from nora_policy.models.nora import Nora
-from nora_policy.models.tiny import make_config, make_tokenizer
-from nora_policy.preprocess import IGNORED, ModelInputs, pad_left, with_target
+from nora_policy.preprocess import pad_left, with_target
 
 WORDS = 8
 PAD = 0

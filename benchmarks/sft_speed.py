@@ -27,14 +27,15 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from nora_core.types import Observation
+from nora_policy.checkpoints.tiny import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.models.expert import Prefix
+from nora_policy.models.inputs import IGNORED, ModelInputs
 from nora_policy.models.nora15 import Nora15
-from nora_policy.models.tiny import make_config, make_fast_tokenizer, make_tokenizer
-from nora_policy.preprocess import IGNORED, ModelInputs, Preprocessor, pad_left, with_target
-from nora_policy.types import Observation
-from nora_training import dataset as datasets
-from nora_training.dataset import Dataset, Entry
-from nora_training.samples import Samples
+from nora_policy.preprocess import Preprocessor, pad_left, with_target
+from nora_training.data import dataset as datasets
+from nora_training.data.dataset import Dataset, Entry
+from nora_training.data.samples import Samples
 from nora_training.sft.batches import Batch, Batches, Share, Source
 from nora_training.sft.losses import Learner
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from machine import processor
 
-from nora_bringup.sim.kinematics import MinkKinematics
-from nora_bringup.sim.rendering import select_backend
-from nora_bringup.sim.simulator import Simulator
-from nora_policy.embodiment import Embodiment
-from nora_policy.types import Float64, Pose
+from nora_core.control.kinematics import MinkKinematics
+from nora_core.embodiment import Embodiment
+from nora_core.sim.rendering import select_backend
+from nora_core.sim.simulator import Simulator
+from nora_core.types import Float64, Pose
 
 CONFIG = Path(__file__).parents[1] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 IMAGE_HW = (224, 224)

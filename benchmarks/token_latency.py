@@ -19,15 +19,15 @@ from machine import show
 from model_latency import INSTRUCTION, build, machine, memory_gb, now, shorten
 from tqdm import tqdm
 
-from nora_policy.embodiment import Camera
+from nora_core.embodiment import Camera
+from nora_core.types import Observation
+from nora_policy.checkpoints.tiny import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.models.config import NORA_LONG_3B
 from nora_policy.models.expert import Prefix
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.grammar import FreeSentence, Grammar, Sentence
 from nora_policy.models.nora import Nora
-from nora_policy.models.tiny import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.preprocess import Preprocessor
-from nora_policy.types import Observation
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ embodiment=src/nora_bringup/config/embodiments/sim_widowx.yaml
 stage() { printf '\n== %s\n' "$*"; }
 
 stage "1/4 demonstrations: $out/demos"
-nora-demos --episodes "$episodes" --out "$out/demos" --image-size 168 --tasks-per-scene 3
+nora-collect --episodes "$episodes" --out "$out/demos" --image-size 168 --tasks-per-scene 3
 
 stage "2/4 data set: $out/data"
 nora-dataset build --bags "$out/demos" --out "$out/data" --embodiment "$embodiment" --image-size 84 --val-fraction 0.03
 
 stage "3/4 training: $out/training (tensorboard --logdir $out/training)"
-[[ -f $out/untrained/card.json ]] || python -m nora_training.small --dataset "$out/data" --out "$out/untrained"
+[[ -f $out/untrained/card.json ]] || python -m nora_training.sft.small --dataset "$out/data" --out "$out/untrained"
 nora-sft --dataset "$out/data" --init "$out/untrained" --out "$out/training" --resume \
     --steps "$steps" --batch-size 64 --optimizer muon --lr 3e-3 --muon-lr 3e-3 --warmup 100 --clip 10 --ema 0.995 \
     --weight-decay 0.05 --keyframe-weight 5 --flow-draws 4 --shift 0.025 --jitter 0.1 --save-every 250 --val-every 500

@@ -151,7 +151,7 @@ build_workspace() {
         cat .venv/requirements src/*/{package.xml,CMakeLists.txt,setup.py,setup.cfg} src/nora_msgs/{msg,srv,action}/* 2>/dev/null || true
         find src/nora_msgs src/*/{launch,config} -type f 2>/dev/null | sort || true # their content is linked, not copied
     } | sha256sum)"
-    local command commands=(nora_bringup/nora nora_bringup/nora-{demos,trials} nora_policy/nora-checkpoint nora_training/nora-{compare,dataset,sft}) are_there=1
+    local command commands=(nora_bringup/nora nora_core/nora-collect nora_policy/nora-checkpoint nora_training/nora-{compare,dataset,sft,trials}) are_there=1
     for command in "${commands[@]}"; do [[ -e install/bin/${command#*/} ]] || are_there=; done
     [[ $(stamp build/made) != "$key" || ! $are_there ]] || { detail=unchanged; return; }
     if [[ $ros == wheels ]]; then

@@ -16,10 +16,10 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
 
-from nora_bringup.sim.kinematics import MinkKinematics
-from nora_bringup.sim.simulator import Simulator
-from nora_policy.embodiment import GRIPPER_JOINT, Embodiment
-from nora_policy.types import Pose
+from nora_core.control.kinematics import MinkKinematics
+from nora_core.embodiment import GRIPPER_JOINT, Embodiment
+from nora_core.sim.simulator import Simulator
+from nora_core.types import Pose
 
 SRC = Path(__file__).parents[1] / "src"
 SIM = SRC / "nora_bringup/config/embodiments/sim_widowx.yaml"

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nora_core.embodiment import Embodiment
+from nora_core.normalization import Statistics
 from nora_policy.checkpoints import checkpoint
-from nora_policy.embodiment import Embodiment
+from nora_policy.checkpoints.tiny import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.nora15 import build
-from nora_policy.models.tiny import make_config, make_fast_tokenizer, make_tokenizer
-from nora_policy.normalization import Statistics
-from nora_training import dataset
-from nora_training.dataset import NO_IMAGE, Dataset, Entry, Settings
+from nora_training.data import dataset
+from nora_training.data.dataset import NO_IMAGE, Dataset, Entry, Settings
 
 CONFIG = Path(__file__).parents[1] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 SIZE = 56

@@ -1,4 +1,4 @@
-"""Package nora_bringup: embodiments, launch, arm bridge, recorder, simulator."""
+"""Package nora_bringup: launch files, embodiments, drivers, nodes of the robot PC."""
 
 from glob import glob
 
@@ -18,7 +18,15 @@ setup(
         ("share/nora_bringup/checkpoints/sim_widowx/fast", glob("checkpoints/sim_widowx/fast/*")),
         ("share/nora_bringup/launch", glob("launch/*.launch.py")),
     ],
-    package_data={"nora_bringup": ["py.typed", "sim/models/*.xml"]},
+    package_data={"nora_bringup": ["py.typed"]},
+    install_requires=[
+        "nora_core",
+        "matplotlib",
+        "numpy",
+        "rosbags",
+        "tqdm",
+        "tyro",
+    ],
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
@@ -26,8 +34,6 @@ setup(
             "recorder = nora_bringup.entry:recorder",
             "sim = nora_bringup.entry:sim",
             "nora = nora_bringup.cli:main",
-            "nora-demos = nora_bringup.demos:main",
-            "nora-trials = nora_bringup.trials.cli:main",
         ]
     },
 )

@@ -1,4 +1,4 @@
-"""Package nora_policy: model definitions, inference runtime, policy node."""
+"""Package nora_policy: networks, checkpoints, policy node."""
 
 from setuptools import find_packages, setup
 
@@ -11,6 +11,19 @@ setup(
         ("share/nora_policy", ["package.xml"]),
     ],
     package_data={"nora_policy": ["py.typed"]},
+    install_requires=[
+        "nora_core",
+        "huggingface_hub",
+        "numpy",
+        "safetensors",
+        "scipy",
+        "threadpoolctl",
+        "tokenizers",
+        "torch",
+        "tqdm",
+        "transformers",
+        "tyro",
+    ],
     license="Apache-2.0",
     entry_points={
         "console_scripts": [

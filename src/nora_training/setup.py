@@ -1,4 +1,4 @@
-"""Package nora_training: offline training from bags."""
+"""Package nora_training: offline training and evaluation."""
 
 from setuptools import find_packages, setup
 
@@ -11,12 +11,33 @@ setup(
         ("share/nora_training", ["package.xml"]),
     ],
     package_data={"nora_training": ["py.typed"]},
+    install_requires=[
+        "nora_core",
+        "nora_policy",
+        "accelerate",
+        "av",
+        "matplotlib",
+        "numpy",
+        "opencv-python-headless",
+        "peft",
+        "pyarrow",
+        "rosbags",
+        "safetensors",
+        "scipy",
+        "tensorboard",
+        "threadpoolctl",
+        "tokenizers",
+        "torch",
+        "tqdm",
+        "tyro",
+    ],
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "nora-dataset = nora_training.cli:main",
-            "nora-compare = nora_training.compare:main",
+            "nora-dataset = nora_training.dataset_command:main",
+            "nora-compare = nora_training.evaluation.compare.cli:main",
             "nora-sft = nora_training.sft.cli:main",
+            "nora-trials = nora_training.evaluation.cli:main",
         ]
     },
 )

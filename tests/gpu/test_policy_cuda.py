@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from nora_policy.checkpoints import checkpoint
-from nora_policy.embodiment import Embodiment
-from nora_policy.models import tiny
+from nora_core.embodiment import Embodiment
+from nora_core.types import Observation
+from nora_policy.checkpoints import checkpoint, tiny
 from nora_policy.models.grammar import Grammar, Sentence
+from nora_policy.models.inputs import ModelInputs
 from nora_policy.policy import Policy
-from nora_policy.preprocess import ModelInputs
-from nora_policy.types import Observation
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 

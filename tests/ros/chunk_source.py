@@ -5,8 +5,8 @@ from array import array
 from nora_msgs.msg import ActionChunk
 from rclpy.node import Node
 
-from nora_policy.nodes import convert
-from nora_policy.nodes.runtime import parameter, run
+from nora_core.ros import convert
+from nora_core.ros.managed_node import parameter, run
 
 NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 

@@ -17,15 +17,15 @@ from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
-from nora_policy.models.tiny import make_config, make_tokenizer
-from nora_policy.nodes import convert
-from nora_policy.normalization import normalize
-from nora_policy.observation import ObservationBuffer
+from nora_core.normalization import normalize
+from nora_core.observation import ObservationBuffer
+from nora_core.ros import convert
+from nora_core.types import Observation
+from nora_policy.checkpoints.tiny import make_config, make_tokenizer
 from nora_policy.preprocess import Preprocessor
-from nora_policy.types import Observation
-from nora_training.build import Build
-from nora_training.dataset import Dataset
-from nora_training.samples import Samples
+from nora_training.data.build import Build
+from nora_training.data.dataset import Dataset
+from nora_training.data.samples import Samples
 
 NUM_STEPS, HORIZON = 16, 5
 CAMERA = dataclasses.replace(EMBODIMENT.cameras[0], rotation_deg=90, crop=(4, 2, 56, 40))

@@ -24,13 +24,13 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from nora_bringup.bridge.status import Mode, ModeError
-from nora_policy.nodes import convert
-from nora_policy.safety import Reason
+from nora_core.control.safety_gate import Reason
+from nora_core.control.status import Mode, ModeError
+from nora_core.ros import convert
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments"
 SOURCE = str(Path(__file__).parent / "chunk_source.py")
-BRIDGE = "nora_bringup.bridge.node"
+BRIDGE = "nora_bringup.nodes.bridge"
 NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 PERIOD_S = 0.02
 N_STEP = {"execution": "n_step", "execute_steps": 50}
@@ -155,7 +155,7 @@ def test_kill_9_of_the_policy_in_mid_motion_holds_the_arm_within_the_age_of_its_
 ):
     """With the real simulator, and a policy that comes back."""
     file = embodiment_file(action={**N_STEP, "max_chunk_age_s": 0.6})
-    spawn("nora_bringup.sim_node", {"embodiment_file": file, "camera_rate_hz": 1})
+    spawn("nora_bringup.nodes.sim", {"embodiment_file": file, "camera_rate_hz": 1})
     rig = Rig(ros, spawn, file, has_arm=False)
     measured = ros.collect("bridge/ee_pose", PoseStamped)
     rig.policy()
@@ -354,7 +354,7 @@ def test_home_brings_the_arm_back(ros, spawn, embodiment_file):
 def test_runs_on_simulated_time(ros, spawn, embodiment_file):
     file = embodiment_file()
     parameters = {"publish_clock": True, "camera_rate_hz": 1}
-    spawn("nora_bringup.sim_node", {"embodiment_file": file, **parameters})
+    spawn("nora_bringup.nodes.sim", {"embodiment_file": file, **parameters})
     rig = Rig(ros, spawn, file, has_arm=False, use_sim_time=True)
     rig.policy()
     rig.publish(step(z=0.02), header=rig.targets[-1].header)
@@ -447,7 +447,7 @@ def test_starts_fast_and_ends_clean(spawn, embodiment_file, stop):
 
 
 def test_the_process_has_no_torch_and_no_training():
-    code = "import sys, nora_bringup.bridge.node; print(*sys.modules)"
+    code = "import sys, nora_bringup.nodes.bridge; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )

@@ -10,9 +10,8 @@ from nora_msgs.action import ExecuteInstruction
 from nora_msgs.msg import TaskOutcome
 from scipy.spatial.transform import Rotation
 
-from nora_policy.goal import GoalError, Outcome
-from nora_policy.nodes import convert
-from nora_policy.types import ActionChunk, Pose
+from nora_core.ros import convert
+from nora_core.types import ActionChunk, GoalError, Outcome, Pose
 
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 

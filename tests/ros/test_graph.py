@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nora_bringup.graph import Options, config_dir, embodiment_file, node_specs
+from nora_bringup.graph import Options, node_specs
+from nora_core.paths import embodiment_file, share
 
 
 def executables(options: Options) -> list[str]:
@@ -74,4 +75,4 @@ def test_a_wrong_key_in_a_file_of_ones_own_is_named(tmp_path):
 
 
 def test_the_dds_profile_is_where_the_launchers_look():
-    assert (config_dir() / "fastdds.xml").is_file()
+    assert (share() / "config/fastdds.xml").is_file()

@@ -21,7 +21,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from nora_policy.nodes import convert
+from nora_core.ros import convert
 
 EMBODIMENT = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 NODE = "nora_policy.nodes.policy"
@@ -34,7 +34,7 @@ ERROR = ExecuteInstruction.Result
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    tiny = [sys.executable, "-m", "nora_policy.models.tiny", "--out", str(folder)]
+    tiny = [sys.executable, "-m", "nora_policy.checkpoints.tiny", "--out", str(folder)]
     subprocess.run([*tiny, "--embodiment", str(EMBODIMENT)], check=True)
     return folder
 

@@ -26,15 +26,17 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
-from nora_bringup.bags.definitions import Definitions, message_folders
-from nora_bringup.bags.label import Label, Outcome
-from nora_bringup.bags.repair import damage_of
-from nora_bringup.graph import Options, embodiment_file, node_specs
-from nora_bringup.recorder.recorder import EndError, StartError
+from nora_bringup.graph import Options, node_specs
 from nora_bringup.standalone import start_graph
-from nora_policy.embodiment import Embodiment
+from nora_core.bags.definitions import Definitions, message_folders
+from nora_core.bags.label import Label
+from nora_core.bags.recorder import EndError, StartError
+from nora_core.bags.repair import damage_of
+from nora_core.embodiment import Embodiment
+from nora_core.paths import embodiment_file
+from nora_core.types import Outcome
 
-NODE = "nora_bringup.recorder.node"
+NODE = "nora_bringup.nodes.recorder"
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HEARING = {

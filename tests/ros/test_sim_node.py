@@ -18,11 +18,11 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 
-from nora_policy.embodiment import Embodiment
-from nora_policy.nodes import convert
+from nora_core.embodiment import Embodiment
+from nora_core.ros import convert
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
-NODE = "nora_bringup.sim_node"
+NODE = "nora_bringup.nodes.sim"
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 PARAMETERS = {"embodiment_file": str(CONFIG), "image_height": 96, "image_width": 128}
 

@@ -6,14 +6,14 @@ import contextlib
 
 import pytest
 
-from nora_bringup.graph import config_dir
-from nora_bringup.trial import Trial
 from nora_bringup.trials import ros
-from nora_bringup.trials.cli import Trials, run_trials
-from nora_policy.goal import GoalError
-from nora_policy.models import tiny
+from nora_bringup.trials.trial import Trial
+from nora_core.paths import embodiment_file
+from nora_core.types import GoalError
+from nora_policy.checkpoints import tiny
+from nora_training.evaluation.cli import Trials, run_trials
 
-EMBODIMENT = config_dir() / "embodiments/sim_widowx.yaml"
+EMBODIMENT = embodiment_file("sim_widowx")
 PROTOCOL = """
 embodiment: sim_widowx
 checkpoints: [{name: a, folder: tiny, head: flow}]

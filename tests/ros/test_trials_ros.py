@@ -26,18 +26,18 @@ from nora_msgs.srv import ResetSimulation, SetMode
 from rclpy.action import ActionServer
 from std_srvs.srv import Trigger
 
-from nora_bringup.bridge.controller import CONTROL_PERIOD_S
-from nora_bringup.graph import embodiment_file
-from nora_bringup.sim.cell import Cell
-from nora_bringup.sim.expert import Expert, Scene
-from nora_bringup.sim.task import parse
-from nora_bringup.trial import TrialClient
-from nora_bringup.trials.record import Job, Record, Setup, record_of
-from nora_policy.embodiment import Embodiment
-from nora_policy.models import tiny
-from nora_policy.nodes import convert
-from nora_policy.types import ActionChunk, Float64, Observation
-from nora_training.rollout import roll_out
+from nora_bringup.trials.trial import TrialClient
+from nora_core.control.controller import CONTROL_PERIOD_S
+from nora_core.embodiment import Embodiment
+from nora_core.paths import embodiment_file
+from nora_core.ros import convert
+from nora_core.sim.cell import Cell
+from nora_core.sim.expert import Expert, Scene
+from nora_core.sim.task import parse
+from nora_core.trials.record import Job, Record, Setup, record_of
+from nora_core.types import ActionChunk, Float64, Observation
+from nora_policy.checkpoints import tiny
+from nora_training.evaluation.rollout import roll_out
 
 FILE = embodiment_file("sim_widowx")
 SEED, CUBE = 7, "put the red cube on the plate"
@@ -97,8 +97,8 @@ class Graph:
 
     def __init__(self, ros: Any, spawn: Any) -> None:
         self.ros = ros
-        spawn("nora_bringup.sim_node", {"embodiment_file": str(FILE), "image_height": 16})
-        spawn("nora_bringup.bridge.node", {"embodiment_file": str(FILE)})
+        spawn("nora_bringup.nodes.sim", {"embodiment_file": str(FILE), "image_height": 16})
+        spawn("nora_bringup.nodes.bridge", {"embodiment_file": str(FILE)})
         self.chunks = ros.node.create_publisher(ActionChunkMsg, "policy/action_chunk", 1)
         ros.wait_for(self.chunks.get_subscription_count, 60.0, "the bridge to start")
         self.commands = ros.collect("bridge/command", EndEffectorDelta)
@@ -205,9 +205,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(study: Path, protocol: str, out: Path, *arguments: str) -> list[str]:
-    module = [sys.executable, "-m", "nora_bringup.trials.cli", str(study / f"{protocol}.yaml")]
-    return [*module, "--out", str(out), *arguments]
+OVER_ROS = ("nora_bringup.cli", "trials")
+IN_PROCESS = ("nora_training.evaluation.cli", "--workers", "1")
+
+
+def command(study: Path, protocol: str, out: Path, way: tuple[str, ...]) -> list[str]:
+    return [sys.executable, "-m", *way, str(study / f"{protocol}.yaml"), "--out", str(out)]
 
 
 def records(out: Path) -> list[Record]:
@@ -217,10 +220,10 @@ def records(out: Path) -> list[Record]:
 @pytest.mark.timeout(240)
 def test_a_protocol_gives_the_same_sheet_both_ways(study: Path, tmp_path: Path) -> None:
     found = []
-    for way in (["--ros"], ["--workers", "1"]):
+    for way in (OVER_ROS, IN_PROCESS):
         out = tmp_path / way[0]
         done = subprocess.run(
-            command(study, "plain", out, *way), capture_output=True, text=True, check=False
+            command(study, "plain", out, way), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         (record,) = records(out)
@@ -234,7 +237,7 @@ def test_a_protocol_gives_the_same_sheet_both_ways(study: Path, tmp_path: Path) 
     assert with_ros.result.object_m == pytest.approx(without.result.object_m, abs=2e-3)
     assert with_ros.result.chunks >= 3
     refused = subprocess.run(
-        command(study, "plain", tmp_path / "--ros", "--workers", "1"),
+        command(study, "plain", tmp_path / OVER_ROS[0], IN_PROCESS),
         capture_output=True,
         text=True,
         check=False,
@@ -272,7 +275,7 @@ def test_a_node_that_cannot_answer_yet_is_asked_again(ros: Any, monkeypatch: Any
 def test_an_operator_judges_blindly_at_a_terminal(study: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        command(study, "judged", tmp_path, "--ros"), stdin=theirs, stdout=theirs, stderr=theirs
+        command(study, "judged", tmp_path, OVER_ROS), stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     said = io.StringIO()

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from nora_policy.embodiment import Embodiment
-from nora_policy.types import ActionChunk, Pose
+from nora_core.embodiment import Embodiment
+from nora_core.types import ActionChunk, Pose
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments"
 PERIOD_S = 0.02

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from nora_policy.checkpoints import tiny
 from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD
-from nora_policy.models import tiny
 from nora_policy.models.config import NoraConfig, TokenHeadConfig
+from nora_policy.models.inputs import ModelInputs
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15, build
-from nora_policy.preprocess import ModelInputs
 
 State = dict[str, torch.Tensor]
 Change = Callable[[State], State]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
-from nora_training.alignment import NOOP_NORM, ToolPath, commanded_path, held, moving
+from nora_training.data.alignment import NOOP_NORM, ToolPath, commanded_path, held, moving
 
 PERIOD_NS = 200_000_000
 EPOCH_NS = 1_700_000_000_123_456_789

@@ -13,10 +13,9 @@ from demo_bags import EMBODIMENT, INSTRUCTION, START_NS, STEP_NS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nora_policy.goal import Outcome
-from nora_policy.types import Observation
-from nora_training.bags import Bag, bag_sha256, find_bags
-from nora_training.episodes import observations, read_episode
+from nora_core.types import Observation, Outcome
+from nora_training.data.bag_reader import Bag, bag_sha256, find_bags
+from nora_training.data.episodes import observations, read_episode
 
 NUM_STEPS = 16
 ACTIONS = demo_bags.script(NUM_STEPS)

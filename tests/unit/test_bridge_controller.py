@@ -17,12 +17,12 @@ from gantry import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nora_bringup.bridge.controller import CONFIRMATIONS, ArmController
-from nora_bringup.bridge.loop import LoopMonitor
-from nora_bringup.bridge.status import Mode, ModeError
-from nora_bringup.sim.kinematics import MinkKinematics
-from nora_policy.safety import Reason
-from nora_policy.types import ArmState
+from nora_core.control.controller import CONFIRMATIONS, ArmController
+from nora_core.control.kinematics import MinkKinematics
+from nora_core.control.loop_monitor import LoopMonitor
+from nora_core.control.safety_gate import Reason
+from nora_core.control.status import Mode, ModeError
+from nora_core.types import ArmState
 
 T0 = 1_000_000_000_000
 EMBODIMENT = gantry_embodiment()

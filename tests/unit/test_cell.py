@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nora_bringup.bridge.status import Mode
-from nora_bringup.sim.cell import START_NS, Cell
-from nora_policy.embodiment import Embodiment
-from nora_policy.types import ActionChunk
+from nora_core.control.status import Mode
+from nora_core.embodiment import Embodiment
+from nora_core.sim.cell import START_NS, Cell
+from nora_core.types import ActionChunk
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 EMBODIMENT = Embodiment.load(CONFIG)

@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nora_policy.checkpoints import checkpoint
-from nora_policy.models import tiny
+from nora_policy.checkpoints import checkpoint, tiny
 from nora_policy.models.config import NORA15_3B
+from nora_policy.models.inputs import ModelInputs
 from nora_policy.models.nora15 import Nora15
-from nora_policy.preprocess import ModelInputs
 
 EMBODIMENT = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 CPU = torch.device("cpu")

@@ -24,23 +24,27 @@ from hypothesis.extra.numpy import arrays
 from releases import change_json, old_names, publish, with_reference, with_tied_head
 from safetensors.torch import load_file, save_file
 
+from nora_core.embodiment import Embodiment
+from nora_core.normalization import Statistics
+from nora_core.types import Observation
 from nora_policy.checkpoints import checkpoint, hub, inspection, layout, published_files
 from nora_policy.checkpoints.conversion import Conversion, convert, source_size, to_bfloat16
 from nora_policy.checkpoints.shapes import LM_HEAD, shapes
-from nora_policy.embodiment import Embodiment
 from nora_policy.models.grammar import Grammar
 from nora_policy.models.nora15 import build
-from nora_policy.normalization import Statistics
 from nora_policy.policy import Policy
 from nora_policy.preprocess import Preprocessor
-from nora_policy.types import Observation
 
 ROBOTS = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments"
 SIM = ROBOTS / "sim_widowx.yaml"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 COMMAND = [sys.executable, "-m", "nora_policy.checkpoints.cli"]
 # Without ROS: only what the command itself needs.
-ENVIRONMENT = {"PYTHONPATH": "src/nora_policy", "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "PYTHONPATH": "src/nora_core:src/nora_policy",
+    "PATH": os.environ["PATH"],
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def run(*arguments, **options) -> subprocess.CompletedProcess:

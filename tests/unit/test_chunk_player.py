@@ -6,9 +6,9 @@ from gantry import BASE, NAMES, PERIOD_NS, chunk, step
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nora_policy import chunk_player
-from nora_policy.chunk_player import ChunkPlayer, Hold, Step, blended
-from nora_policy.safety import Reason
+from nora_core.control import chunk_player
+from nora_core.control.chunk_player import ChunkPlayer, Hold, Step, blended
+from nora_core.control.safety_gate import Reason
 
 MS = 1_000_000
 STEP_NS = 200 * MS

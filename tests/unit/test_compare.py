@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tiny_training import CONFIG, write_dataset
 
-from nora_policy.models import tiny
-from nora_training import compare as command
-from nora_training.compare import Compare, draw, run
-from nora_training.comparison import Answers, Comparison, distance
+from nora_policy.checkpoints import tiny
+from nora_training.evaluation.compare import cli as command
+from nora_training.evaluation.compare.cli import Compare, draw, run
+from nora_training.evaluation.compare.comparison import Answers, Comparison, distance
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 4))
 VALUES = st.floats(-1.0, 1.0)

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from demo_bags import CONFIG, EMBODIMENT, INSTRUCTION, START_NS, STEP_NS
 
-from nora_policy.goal import Outcome
-from nora_policy.images import orient, resize
-from nora_policy.normalization import Statistics, normalize
-from nora_policy.types import Float64
-from nora_training import cli
-from nora_training.build import Build
-from nora_training.dataset import Dataset, Entry, Settings, Steps, create_images
-from nora_training.quality import agreement, assess, assess_episode, clipped_share, jerk
-from nora_training.samples import Samples
+from nora_core.images import orient, resize
+from nora_core.normalization import Statistics, normalize
+from nora_core.types import Float64, Outcome
+from nora_training.data import cli
+from nora_training.data.build import Build
+from nora_training.data.dataset import Dataset, Entry, Settings, Steps, create_images
+from nora_training.data.quality import agreement, assess, assess_episode, clipped_share, jerk
+from nora_training.data.samples import Samples
 
 NUM_STEPS, NUM_BAGS, SIZE = 16, 5, 28
 MOVING = np.delete(np.arange(NUM_STEPS), demo_bags.PAUSES)
@@ -112,7 +111,7 @@ def test_processes_give_the_same_data_set(dataset, bags, tmp_path, monkeypatch):
 
 
 def test_a_build_imports_no_more_than_it_needs():
-    code = "import sys, nora_training.cli; print(*sys.modules)"
+    code = "import sys, nora_training.dataset_command; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -123,7 +122,16 @@ def test_a_build_imports_no_more_than_it_needs():
 
 def test_a_build_killed_anywhere_goes_on(dataset, bags, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "nora_training.cli", "build", "--bags", bags, "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "nora_training.dataset_command",
+        "build",
+        "--bags",
+        bags,
+        "--out",
+        out,
+    ]
     command += ["--embodiment", CONFIG, "--image-size", SIZE, "--workers", 1]
     process = subprocess.Popen([*map(str, command), "--val-fraction", "0.5"])
     while not list(out.glob("episodes/*/episode.json")) and process.poll() is None:

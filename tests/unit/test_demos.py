@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nora_bringup.bags.audit import expectations
-from nora_bringup.bags.check import check
-from nora_bringup.bags.label import Label, Provenance
-from nora_bringup.demos import HALF, Demos, main, make
-from nora_bringup.sim.cell import Cell
-from nora_bringup.sim.demonstration import UNLABELLED, Course, Demonstration
-from nora_bringup.sim.expert import OPEN, STEP_M, Expert, Scene, draw_task
-from nora_bringup.sim.task import Task, parse
-from nora_policy.embodiment import Embodiment
-from nora_policy.goal import Outcome
-from nora_training.alignment import moving
-from nora_training.bags import Bag
-from nora_training.episodes import observations, read_episode
+from nora_core.bags.audit import expectations
+from nora_core.bags.check import check
+from nora_core.bags.label import Label, Provenance
+from nora_core.embodiment import Embodiment
+from nora_core.sim.cell import Cell
+from nora_core.sim.collect import HALF, Demos, main, make
+from nora_core.sim.demonstration import UNLABELLED, Course, Demonstration
+from nora_core.sim.expert import OPEN, STEP_M, Expert, Scene, draw_task
+from nora_core.sim.task import Task, parse
+from nora_core.types import Outcome
+from nora_training.data.alignment import moving
+from nora_training.data.bag_reader import Bag
+from nora_training.data.episodes import observations, read_episode
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 EMBODIMENT = Embodiment.load(CONFIG)
@@ -212,7 +212,7 @@ def test_what_is_there_is_kept_and_what_was_cut_off_made_again(tmp_path):
 
 
 def test_the_command_goes_on_after_it_was_killed(tmp_path):
-    command = [sys.executable, "-m", "nora_bringup.demos", "--episodes", "3", "--workers", "1"]
+    command = [sys.executable, "-m", "nora_core.sim.collect", "--episodes", "3", "--workers", "1"]
     command += ["--image-size", "32", "--out", str(tmp_path)]
     killed = subprocess.Popen(command, stderr=subprocess.PIPE)
     wait_until(lambda: any(tmp_path.glob("episode_*")))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nora_policy.embodiment import Embodiment
+from nora_core.embodiment import Embodiment
 
 FOLDER = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nora_policy.goal import NO_IMAGE_LIMIT_S, Goal, GoalError, Outcome, goal_problem
+from nora_core.types import GoalError, Outcome
+from nora_policy.goal import NO_IMAGE_LIMIT_S, Goal, goal_problem
 
 SECOND = 1_000_000_000
 

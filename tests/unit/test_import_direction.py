@@ -1,133 +1,179 @@
-"""Who may import whom: read from the source, so that no import hides in a branch."""
+"""Who may import whom: DESIGN's table of packages, read from the sources and from `package.xml`.
+
+Imports are followed transitively, and module names in strings count as imports, so that none
+hides in a branch, behind another module or in the arguments of a child process.
+"""
+
+from __future__ import annotations
 
 import ast
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from catkin_pkg.package import parse_package
 
 SRC = Path(__file__).parents[2] / "src"
-POLICY = SRC / "nora_policy/nora_policy"
-BRINGUP = SRC / "nora_bringup/nora_bringup"
-TRAINING = SRC / "nora_training/nora_training"
+PACKAGES = ("nora_core", "nora_policy", "nora_bringup", "nora_training")
+TORCH = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft", "onnxruntime"}
+ROS = {"rclpy", "nora_msgs", "sensor_msgs", "std_msgs", "std_srvs", "geometry_msgs", "launch"}
+ROS |= {"diagnostic_msgs", "lifecycle_msgs", "rcl_interfaces", "rosgraph_msgs", "launch_ros"}
+ROS |= {"builtin_interfaces", "ament_index_python", "cv_bridge", "moveit", "action_msgs"}
+NAMED = re.compile(r"\bnora_(?:core|policy|bringup|training)(?:\.[a-z_0-9]+)+\b")
+IN_REQUIREMENTS = re.compile(r"<!-- Not in apt.*?:\s*([^.]*)\. -->", re.DOTALL)
 
-TORCH = {"torch", "transformers", "tokenizers", "safetensors", "onnxruntime"}
-ROS = {
-    "rclpy",
-    "nora_msgs",
-    "sensor_msgs",
-    "std_msgs",
-    "std_srvs",
-    "geometry_msgs",
-    "diagnostic_msgs",
-    "lifecycle_msgs",
-    "rcl_interfaces",
-    "rosgraph_msgs",
-    "builtin_interfaces",
-    "ament_index_python",
-    "launch",
-    "launch_ros",
-    "cv_bridge",
-    "moveit",
+ROS_ROOMS = ("nora_core.ros", "nora_policy.nodes")
+
+# Room: what nothing in it may reach, at any distance. The longest matching room counts.
+WALLS: dict[str, set[str]] = {
+    "nora_core": ROS | TORCH | {"nora_policy", "nora_bringup", "nora_training"},
+    "nora_core.ros": TORCH | {"nora_policy", "nora_bringup", "nora_training"},
+    "nora_policy": ROS | {"nora_bringup", "nora_training"},
+    "nora_policy.nodes": {"nora_bringup", "nora_training"},
+    "nora_bringup": TORCH | {"nora_policy", "nora_training"},
+    "nora_training": ROS | {"nora_bringup"},
 }
-NUMPY_FILES = [
-    POLICY / f"{name}.py"
-    for name in (
-        "schema",
-        "embodiment",
-        "types",
-        "observation",
-        "normalization",
-        "images",
-        "chunk_player",
-        "motion",
-        "safety",
-        "goal",
-        "inference",
-    )
-]
-NUMPY_MODULES = {f"nora_policy.{path.stem}" for path in NUMPY_FILES}
-NUMPY_LIBRARIES = {"numpy", "scipy", "yaml", "ruckig"}
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_of(path: Path, src: Path) -> str:
+    parts = path.relative_to(src).with_suffix("").parts[1:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def named_in(path: Path) -> set[str]:
+    """Every module that a file imports or names in a string that is not a docstring."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    prose = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {node.module or ""}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in prose
+        ):
+            found |= set(NAMED.findall(node.value))
     return found
 
 
-def roots(modules: set[str]) -> set[str]:
-    return {module.split(".")[0] for module in modules}
+class Graph:
+    """Modules below `src` and what they name; other modules by their root."""
+
+    def __init__(self, src: Path) -> None:
+        files = {
+            module_of(p, src): p for name in PACKAGES for p in (src / name / name).rglob("*.py")
+        }
+        self.modules = files
+        self.edges: dict[str, set[str]] = {}
+        for module, path in self.modules.items():
+            self.edges[module] = {self._known(name) for name in named_in(path)} - {module}
+
+    def _known(self, name: str) -> str:
+        if name.split(".")[0] not in PACKAGES:
+            return name.split(".")[0]
+        while name not in self.modules and "." in name:
+            name = name.rpartition(".")[0]
+        return name
+
+    def reach(self, module: str) -> dict[str, str]:
+        """Everything reachable from `module`, with the module that names it."""
+        via: dict[str, str] = {}
+        waiting = [module]
+        while waiting:
+            here = waiting.pop()
+            for there in self.edges.get(here, ()):
+                if there not in via:
+                    via[there] = here
+                    waiting.append(there)
+        return via
 
 
-def files(folder: Path, *without: Path) -> list[Path]:
-    paths = sorted(folder.rglob("*.py"))
-    return [path for path in paths if not any(path.is_relative_to(skip) for skip in without)]
+def wall_of(module: str) -> set[str]:
+    rooms = [room for room in WALLS if f"{module}.".startswith(f"{room}.")]
+    return WALLS[max(rooms, key=len)]
 
 
-def name(path: Path) -> str:
-    return str(path.relative_to(SRC))
+def violations(src: Path) -> Iterator[str]:
+    graph = Graph(src)
+    for module in sorted(graph.modules):
+        forbidden = wall_of(module)
+        for there, named_by in graph.reach(module).items():
+            # Rooms with rclpy are closed to everybody who may not have it.
+            is_room_of_ros = "rclpy" in forbidden and there.startswith(ROS_ROOMS)
+            if there.split(".")[0] in forbidden or is_room_of_ros:
+                yield f"{module} reaches {there} through {named_by}"
 
 
-@pytest.mark.parametrize("path", NUMPY_FILES, ids=name)
-def test_numpy_layer_imports_numpy_only(path):
-    found = imports(path)
-    inside = {module for module in found if module.startswith("nora_policy.")}
-    assert roots(found) - sys.stdlib_module_names - {"nora_policy"} <= NUMPY_LIBRARIES
-    assert all(any(f"{module}.".startswith(f"{m}.") for m in NUMPY_MODULES) for module in inside)
+def test_every_room_keeps_to_its_side_of_the_wall():
+    assert list(violations(SRC)) == []
 
 
-@pytest.mark.parametrize("path", files(POLICY, POLICY / "nodes"), ids=name)
-def test_nothing_in_nora_policy_but_its_nodes_imports_ros(path):
-    assert not roots(imports(path)) & (ROS | {"nora_bringup", "nora_training"})
-
-
-@pytest.mark.parametrize("path", files(BRINGUP / "sim") + files(BRINGUP / "bags"), ids=name)
-def test_the_simulator_and_its_bags_import_neither_ros_nor_torch(path):
-    assert not roots(imports(path)) & (ROS | TORCH | {"nora_training"})
+def planted(tmp_path: Path, file: str, line: str) -> list[str]:
+    for name in PACKAGES:
+        for path in (SRC / name / name).rglob("*.py"):
+            copy = tmp_path / path.relative_to(SRC)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(path.read_text())
+    with (tmp_path / file).open("a") as target:
+        target.write(f"\n{line}\n")
+    return list(violations(tmp_path))
 
 
 @pytest.mark.parametrize(
-    "path",
-    [*files(BRINGUP / "trials", BRINGUP / "trials/ros.py"), BRINGUP / "video.py"],
-    ids=name,
+    ("file", "line"),
+    [
+        ("nora_core/nora_core/types.py", "import torch"),
+        ("nora_core/nora_core/control/status.py", "from nora_core.ros import convert"),
+        ("nora_policy/nora_policy/policy.py", "import nora_bringup.graph"),
+        (
+            "nora_bringup/nora_bringup/standalone.py",
+            "def f():\n    import nora_policy",
+        ),
+        ("nora_bringup/nora_bringup/graph.py", 'MODULE = "nora_training.evaluation.rollout"'),
+        ("nora_training/nora_training/sft/export.py", "import nora_policy.nodes.policy"),
+    ],
 )
-def test_trials_in_simulation_need_no_ros(path):
-    found = imports(path)
-    assert not roots(found) & ROS
-    needs_ros = {f"nora_bringup.{name}" for name in ("trial", "report", "demo", "standalone")}
-    assert not found & needs_ros
+def test_a_planted_violation_is_found(tmp_path, file, line):
+    module = module_of(tmp_path / file, tmp_path)
+    assert any(found.startswith(f"{module} reaches") for found in planted(tmp_path, file, line))
 
 
-@pytest.mark.parametrize("path", files(BRINGUP), ids=name)
-def test_bringup_never_imports_torch_or_training(path):
-    found = imports(path)
-    assert not roots(found) & (TORCH | {"nora_training"})
-    allowed = NUMPY_MODULES | {"nora_policy.nodes"}
-    allowed |= {f"nora_policy.nodes.{name}" for name in ("convert", "runtime", "signals")}
-    inside = {module for module in found if module.startswith("nora_policy")}
-    assert all(any(f"{module}.".startswith(f"{m}.") for m in allowed) for module in inside)
-    assert not {module for module in inside if module.startswith("nora_policy.nodes.policy")}
+@pytest.mark.parametrize("name", PACKAGES)
+def test_imports_and_package_file_agree(name):
+    """Every import is declared, and every declared package of ours or of ROS is used."""
+    package = parse_package(str(SRC / name))
+    declared = {d.name.removeprefix("python3-") for d in package.exec_depends}
+    pip = IN_REQUIREMENTS.search((SRC / name / "package.xml").read_text())
+    assert pip is not None
+    graph = Graph(SRC)
+    used = {
+        there.split(".")[0]
+        for module in graph.modules
+        if module.split(".")[0] == name
+        for there in graph.edges[module]
+    }
+    launch = [named_in(path) for path in (SRC / name / "launch").glob("*.py")]
+    used |= {module.split(".")[0] for modules in launch for module in modules}
+    used = {{"cv2": "opencv"}.get(root, root) for root in used} - sys.stdlib_module_names - {name}
+    assert used <= declared | set(pip[1].replace(",", " ").split())
+    ours_or_ros = {key for key in declared if key in ROS or key.startswith("nora_")}
+    assert ours_or_ros - used == set()
 
 
-@pytest.mark.parametrize("path", files(TRAINING), ids=name)
-def test_training_never_imports_ros_or_nodes(path):
-    found = imports(path)
-    assert not roots(found) & ROS
-    assert not {module for module in found if module.startswith("nora_policy.nodes")}
+def test_no_two_rooms_import_each_other():
+    graph = Graph(SRC)
 
+    def room(module: str) -> str:
+        parts = module.split(".")
+        return ".".join(parts[:2]) if len(parts) > 2 else module
 
-@pytest.mark.parametrize(
-    "path", [POLICY / "nodes" / f for f in ("convert.py", "runtime.py", "signals.py")]
-)
-def test_what_bringup_takes_from_the_nodes_is_free_of_torch(path):
-    found = imports(path)
-    assert not roots(found) & TORCH
-    inside = {module for module in found if module.startswith("nora_policy.")}
-    allowed = NUMPY_MODULES | {"nora_policy.nodes.signals"}
-    assert all(any(f"{module}.".startswith(f"{m}.") for m in allowed) for module in inside)
+    edges = {(room(a), room(b)) for a, names in graph.edges.items() for b in names}
+    circles = sorted((a, b) for a, b in edges if a < b and (b, a) in edges)
+    assert circles == [("nora_training.sft", "nora_training.train")]

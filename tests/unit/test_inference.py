@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
+from nora_core.types import ActionChunk, Observation
 from nora_policy.inference import InferenceStats, InferenceWorker
-from nora_policy.types import ActionChunk, Observation
 
 TIMEOUT_S = 10.0
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from nora_bringup.sim.kinematics import MinkKinematics
-from nora_policy.embodiment import Arm, Embodiment
-from nora_policy.types import Float64, Pose
+from nora_core.control.kinematics import MinkKinematics
+from nora_core.embodiment import Arm, Embodiment
+from nora_core.types import Float64, Pose
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 EMBODIMENT = Embodiment.load(CONFIG)

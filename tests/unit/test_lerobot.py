@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nora_policy.embodiment import Embodiment
-from nora_training import cli
-from nora_training.dataset import (
+from nora_core.embodiment import Embodiment
+from nora_training.data import cli
+from nora_training.data.dataset import (
     EPISODES,
     NO_IMAGE,
     Dataset,

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from nora_policy.checkpoints import checkpoint
 from nora_policy.models import expert, nora15
 from nora_policy.models.expert import Prefix
+from nora_policy.models.inputs import ModelInputs
 from nora_policy.models.nora15 import Nora15
-from nora_policy.preprocess import ModelInputs
 
 GOLDEN = Path(__file__).parents[1] / "golden/nora15_tiny"
 TOLERANCE = 1e-4

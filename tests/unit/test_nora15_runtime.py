@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nora_policy.checkpoints.tiny import make_config, make_tokenizer
 from nora_policy.models import nora15
 from nora_policy.models.config import ExpertConfig, NoraConfig
 from nora_policy.models.expert import ActionExpert, Prefix, PrefixBuffer
+from nora_policy.models.inputs import IGNORED, ModelInputs
 from nora_policy.models.nora15 import Nora15
-from nora_policy.models.tiny import make_config, make_tokenizer
-from nora_policy.preprocess import IGNORED, ModelInputs, pad_left
+from nora_policy.preprocess import pad_left
 
 SMALL_IMAGE = 56  # px: 4 x 4 patches, 2 x 2 tokens
 PAD = 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nora_policy.normalization import Statistics, denormalize, normalize
+from nora_core.normalization import Statistics, denormalize, normalize
 
 A = 7
 finite = st.floats(-100, 100).map(lambda x: round(x, 6))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from nora_policy.embodiment import Camera
-from nora_policy.observation import ObservationBuffer
-from nora_policy.types import Frame, Observation
+from nora_core.embodiment import Camera
+from nora_core.observation import ObservationBuffer
+from nora_core.types import Frame, Observation
 
 SECOND = 1_000_000_000
 CAMERAS = (

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from nora_policy.checkpoints import checkpoint
-from nora_policy.embodiment import Embodiment
-from nora_policy.models import tiny
+from nora_core.embodiment import Embodiment
+from nora_core.types import Observation
+from nora_policy.checkpoints import checkpoint, tiny
 from nora_policy.policy import Policy
-from nora_policy.types import Observation
 
 EMBODIMENT = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 STAMP_NS = 1_234_567_890_123

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from nora_policy.embodiment import Camera
-from nora_policy.images import orient, resize
+from nora_core.embodiment import Camera
+from nora_core.images import orient, resize
+from nora_core.types import Observation
+from nora_policy.checkpoints.tiny import make_config, make_tokenizer
 from nora_policy.models.config import NORA15_3B
-from nora_policy.models.tiny import make_config, make_tokenizer
 from nora_policy.preprocess import Preprocessor, patchify
-from nora_policy.types import Observation
 
 GOLDEN = Path(__file__).parents[1] / "golden/resize_lanczos3_224.npz"
 CAMERA = Camera("primary", "camera/image_raw", "rgb8", max_age_s=0.4)

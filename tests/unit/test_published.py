@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from releases import change_json, old_names, publish, with_reference, with_tied_head
 
+from nora_core.embodiment import Embodiment
 from nora_policy.checkpoints import checkpoint, layout, published, weights
 from nora_policy.checkpoints.shapes import count, shapes
-from nora_policy.embodiment import Embodiment
 from nora_policy.models.config import NORA15_3B, NORA_3B, NORA_LONG_3B
 from nora_policy.models.nora15 import Nora15, build
 from nora_policy.policy import Policy

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nora_bringup.bags.audit import Audit, Expectation, expectations
-from nora_policy.embodiment import Embodiment
+from nora_core.bags.audit import Audit, Expectation, expectations
+from nora_core.embodiment import Embodiment
 
 SIM = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 S = 10**9

@@ -35,15 +35,16 @@ from rosbags.rosbag2 import (
 )
 from rosbags.typesys import Stores, get_typestore
 
-from nora_bringup.bags.audit import Expectation
-from nora_bringup.bags.check import check
-from nora_bringup.bags.definitions import Definitions, header_stamp_ns, message_folders
-from nora_bringup.bags.label import Label, Outcome, Provenance, episode_folder, next_episode
-from nora_bringup.bags.provenance import provenance
-from nora_bringup.bags.repair import damage_of, repair
-from nora_bringup.bags.scan import ZSTD_MAGIC, McapScan
-from nora_bringup.bags.writer import BagWriter, Topic
-from nora_bringup.recorder.commands import Check, Repair, check_bags, repair_bags
+from nora_bringup.bag_commands import Check, Repair, check_bags, repair_bags
+from nora_core.bags.audit import Expectation
+from nora_core.bags.check import check
+from nora_core.bags.definitions import Definitions, header_stamp_ns, message_folders
+from nora_core.bags.label import Label, Provenance, episode_folder, next_episode
+from nora_core.bags.provenance import provenance
+from nora_core.bags.repair import damage_of, repair
+from nora_core.bags.scan import ZSTD_MAGIC, McapScan
+from nora_core.bags.writer import BagWriter, Topic
+from nora_core.types import Outcome
 
 SOURCE = Path(__file__).parents[2] / "src"
 INFINITE = QosTime(9223372036, 854775807)
@@ -450,8 +451,8 @@ def test_a_folder_of_bags_stands_for_all_of_them(tmp_path, capsys):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nora_bringup.bags.definitions import Definitions
-from nora_bringup.bags.writer import BagWriter, Topic
+from nora_core.bags.definitions import Definitions
+from nora_core.bags.writer import BagWriter, Topic
 writer = BagWriter(Path(sys.argv[1]), Definitions(()))
 for stamp_ns in range(1, 101):
     writer.write(Topic("/a", "std_msgs/msg/String"), stamp_ns, bytes(10_000))
@@ -591,10 +592,10 @@ class Wall:
         if name.split(".")[0] in ("rclpy", "nora_msgs", "ament_index_python", "torch"):
             raise ImportError(name)
 sys.meta_path.insert(0, Wall())
-import nora_bringup.bags as bags
+import nora_core.bags as bags
 names = [m.name for m in pkgutil.iter_modules(bags.__path__)]
 for name in names:
-    importlib.import_module(f"nora_bringup.bags.{name}")
+    importlib.import_module(f"nora_core.bags.{name}")
 print(*names)
 """
     done = subprocess.run(

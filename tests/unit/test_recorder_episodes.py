@@ -20,13 +20,13 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import Reader
 
-from nora_bringup.bags.audit import Expectation
-from nora_bringup.bags.definitions import Definitions
-from nora_bringup.bags.label import Label, Provenance
-from nora_bringup.bags.repair import damage_of, repair
-from nora_bringup.bags.writer import Topic
-from nora_bringup.recorder.recorder import EndError, Recorder, StartError
-from nora_bringup.recorder.recording import Item
+from nora_core.bags.audit import Expectation
+from nora_core.bags.definitions import Definitions
+from nora_core.bags.label import Label, Provenance
+from nora_core.bags.recorder import EndError, Recorder, StartError
+from nora_core.bags.recording import Item
+from nora_core.bags.repair import damage_of, repair
+from nora_core.bags.writer import Topic
 
 S = 10**9
 ZERO = QosTime(0, 0)
@@ -233,7 +233,7 @@ def test_a_folder_that_cannot_be_written_is_a_code_not_a_crash(tmp_path):
 
 
 def test_what_waits_for_a_slow_disk_is_bounded_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("nora_bringup.recorder.recording.MAX_WAITING_BYTES", 1000)
+    monkeypatch.setattr("nora_core.bags.recording.MAX_WAITING_BYTES", 1000)
     recorder = make(tmp_path)
     recorder.start("go", "", S)
     recorder.put(replace(state(S), data=bytes(5000)))

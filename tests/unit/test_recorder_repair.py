@@ -16,16 +16,16 @@ import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from nora_bringup.bags.audit import Audit, Expectation, expectations
-from nora_bringup.bags.check import check
-from nora_bringup.bags.definitions import Definitions, message_folders
-from nora_bringup.bags.label import Label, Provenance
-from nora_bringup.bags.repair import damage_of, repair
-from nora_bringup.bags.scan import McapScan
-from nora_bringup.bags.sqlite_scan import SqliteScan
-from nora_bringup.bags.writer import BagWriter, Topic
-from nora_bringup.recorder.commands import Check, Repair, check_bags, find_bags, repair_bags
-from nora_policy.embodiment import Embodiment
+from nora_bringup.bag_commands import Check, Repair, check_bags, find_bags, repair_bags
+from nora_core.bags.audit import Audit, Expectation, expectations
+from nora_core.bags.check import check
+from nora_core.bags.definitions import Definitions, message_folders
+from nora_core.bags.label import Label, Provenance
+from nora_core.bags.repair import damage_of, repair
+from nora_core.bags.scan import McapScan
+from nora_core.bags.sqlite_scan import SqliteScan
+from nora_core.bags.writer import BagWriter, Topic
+from nora_core.embodiment import Embodiment
 
 S = 10**9
 PAGE = 4096
@@ -443,7 +443,7 @@ def test_a_publisher_may_tell_no_type_hash_but_no_other_one():
     rclpy = pytest.importorskip("rclpy.type_hash")
     from rclpy.qos import QoSProfile
 
-    from nora_bringup.recorder.subscriptions import _topic
+    from nora_bringup.nodes.raw_subscriptions import _topic
 
     name = "sensor_msgs/msg/JointState"
     definitions = Definitions(())

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from nora_policy.motion import Motion
-from nora_policy.safety import Reason, SafetyGate
+from nora_core.control.limited_motion import Motion
+from nora_core.control.safety_gate import Reason, SafetyGate
 
 EMBODIMENT = gantry_embodiment()
 HOME = np.array(EMBODIMENT.arm.home_rad)

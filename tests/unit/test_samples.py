@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nora_training.dataset import NO_IMAGE, Steps
-from nora_training.samples import chunk, locate, starts
+from nora_training.data.dataset import NO_IMAGE, Steps
+from nora_training.data.samples import chunk, locate, starts
 from nora_training.sft.keyframes import to_keyframe
 
 lengths = st.lists(st.integers(0, 5), min_size=1, max_size=8)

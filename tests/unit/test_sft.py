@@ -18,20 +18,22 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import write_checkpoint, write_dataset
 
+from nora_core.types import Observation
 from nora_policy.checkpoints import checkpoint
 from nora_policy.models.expert import Prefix
 from nora_policy.policy import Policy
 from nora_policy.preprocess import with_target
-from nora_policy.types import Observation
-from nora_training.dataset import Dataset
-from nora_training.samples import Samples
-from nora_training.sft import cli, closed_loop, log, memory
+from nora_training.data.dataset import Dataset
+from nora_training.data.samples import Samples
+from nora_training.evaluation import closed_loop
+from nora_training.sft import cli, memory
 from nora_training.sft.augment import Augment
 from nora_training.sft.batches import Batches, Share
 from nora_training.sft.losses import Learner
 from nora_training.sft.run import Run, finished
 from nora_training.sft.settings import Settings
 from nora_training.sft.trainer import Stopped
+from nora_training.train import log
 
 ALL = ("both", "flow", "fast")
 
@@ -573,7 +575,7 @@ def test_four_samples_are_learned_by_heart_and_the_policy_says_them(tmp_path, he
 
 def nora_dataset_fast(data: Path, out: Path) -> Path:
     words = ["fast", str(data), "--out", str(out), "--vocab-size", "300"]
-    run = "import sys; from nora_training.cli import main; main()"
+    run = "import sys; from nora_training.dataset_command import main; main()"
     done = subprocess.run([sys.executable, "-c", run, *words], capture_output=True, text=True)
     assert "tokens from" in done.stdout, done.stderr
     return out

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nora_training.sft.muon import Muon, orthogonalize
-from nora_training.sft.optimizer import Average, factor
+from nora_training.train.muon import Muon, orthogonalize
+from nora_training.train.optimizer import Average, factor
 
 
 @pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])

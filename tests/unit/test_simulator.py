@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nora_bringup.sim import rendering, simulator
-from nora_bringup.sim.kinematics import MinkKinematics
-from nora_bringup.sim.pacing import Pacer
-from nora_bringup.sim.simulator import Simulator
-from nora_policy.embodiment import Embodiment
-from nora_policy.types import Pose
+from nora_core.control.kinematics import MinkKinematics
+from nora_core.embodiment import Embodiment
+from nora_core.sim import rendering, simulator
+from nora_core.sim.pacing import Pacer
+from nora_core.sim.simulator import Simulator
+from nora_core.types import Pose
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 EMBODIMENT = Embodiment.load(CONFIG)
@@ -240,8 +240,8 @@ def test_machine_without_any_backend_is_told_what_to_install(
 def test_osmesa_draws_the_scene() -> None:
     code = (
         "from pathlib import Path\n"
-        "from nora_bringup.sim.simulator import Simulator\n"
-        "from nora_policy.embodiment import Embodiment\n"
+        "from nora_core.sim.simulator import Simulator\n"
+        "from nora_core.embodiment import Embodiment\n"
         f"print(Simulator(Embodiment.load(Path({str(CONFIG)!r}))).render().mean())\n"
     )
     env = {**os.environ, "MUJOCO_GL": "osmesa", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -257,8 +257,8 @@ def test_a_renderer_left_open_ends_in_silence() -> None:
         "import tempfile\n"
         "folder = tempfile.TemporaryDirectory()\n"  # finalizers are at work before mujoco's
         "from pathlib import Path\n"
-        "from nora_bringup.sim.simulator import Simulator\n"
-        "from nora_policy.embodiment import Embodiment\n"
+        "from nora_core.sim.simulator import Simulator\n"
+        "from nora_core.embodiment import Embodiment\n"
         f"kept = Simulator(Embodiment.load(Path({str(CONFIG)!r})))\n"
         "kept.render()\n"
     )

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nora_bringup.sim.kinematics import MinkKinematics
-from nora_bringup.sim.simulator import Simulator
-from nora_bringup.sim.task import HOLD_NS, Judge, Task, TaskState, Thing, parse
-from nora_policy.embodiment import Embodiment
-from nora_policy.types import Float64, Pose
+from nora_core.control.kinematics import MinkKinematics
+from nora_core.embodiment import Embodiment
+from nora_core.sim.simulator import Simulator
+from nora_core.sim.task import HOLD_NS, Judge, Task, TaskState, Thing, parse
+from nora_core.types import Float64, Pose
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 OBJECTS = ("red cube", "green cylinder", "blue ball")

@@ -18,24 +18,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from nora_bringup.graph import config_dir
-from nora_bringup.sim.cell import Cell
-from nora_bringup.sim.expert import Expert
-from nora_bringup.sim.expert import Scene as ExpertScene
-from nora_bringup.sim.simulator import Simulator
-from nora_bringup.sim.task import parse
-from nora_bringup.trials.cli import Trials, run_trials
-from nora_bringup.trials.log import Log, identity
-from nora_bringup.trials.protocol import Protocol, Scene, instructions, jobs
-from nora_bringup.trials.record import Job, Record, Result, Setup, record_of, result_of, to_line
-from nora_bringup.trials.sheet import write_sheet
-from nora_bringup.trials.statistics import mcnemar, share
-from nora_policy.embodiment import Embodiment
-from nora_policy.models import tiny
-from nora_policy.types import ActionChunk, Observation
-from nora_training.rollout import observe, roll_out, serve
+from nora_core.embodiment import Embodiment
+from nora_core.paths import embodiment_file
+from nora_core.sim.cell import Cell
+from nora_core.sim.expert import Expert
+from nora_core.sim.expert import Scene as ExpertScene
+from nora_core.sim.simulator import Simulator
+from nora_core.sim.task import parse
+from nora_core.trials.log import Log, identity
+from nora_core.trials.protocol import Protocol, Scene, instructions, jobs
+from nora_core.trials.record import Job, Record, Result, Setup, record_of, result_of, to_line
+from nora_core.trials.sheet import write_sheet
+from nora_core.trials.statistics import mcnemar, share
+from nora_core.types import ActionChunk, Observation
+from nora_policy.checkpoints import tiny
+from nora_training.evaluation.cli import Trials, run_trials
+from nora_training.evaluation.rollout import observe, roll_out, serve
 
-EMBODIMENT = config_dir() / "embodiments/sim_widowx.yaml"
+EMBODIMENT = embodiment_file("sim_widowx")
 SCENE = Scene(("red cube", "green cylinder", "blue ball"), ("plate", "bowl"))
 CUBE = "put the red cube on the plate"
 PROTOCOL = """
@@ -152,15 +152,15 @@ def test_every_checkpoint_gets_the_same_scenes_and_tasks(seed, count, draw):
 
 
 def read(text: str) -> Protocol:
-    from nora_policy import schema
+    from nora_core import strict_yaml
 
-    return schema.build(Protocol, schema.load_yaml(text))
+    return strict_yaml.build(Protocol, strict_yaml.load_yaml(text))
 
 
 def test_shipped_protocols_are_about_the_scene():
     simulator = Simulator(Embodiment.load(EMBODIMENT))
     scene = Scene(simulator.objects, simulator.receptacles)
-    paths = sorted((config_dir() / "trials").glob("*.yaml"))
+    paths = sorted(embodiment_file("x").parents[1].glob("trials/*.yaml"))
     assert {path.stem for path in paths} >= {"demo", "demo_policy"}
     for path in paths:
         protocol = Protocol.load(path)
@@ -448,7 +448,9 @@ def serve_text(request: str) -> str:
 
 # the command, with workers that start at once
 
-FAKE = "from nora_bringup.trials import cli, workers; workers.MODULE = 'fake_rollout'; cli.main()"
+FAKE = """from nora_training.evaluation import cli, workers
+workers.MODULE = 'fake_rollout'
+cli.main()"""
 
 
 def start(study, out, *arguments):
@@ -513,7 +515,7 @@ def test_bags_that_nobody_will_record_are_mentioned(study, tmp_path):
         done = start(tmp_path, tmp_path / bags)
         _, said = done.communicate(timeout=60)
         assert done.returncode == 0, said
-        assert said.count("bags: recorded only with --ros; this run writes none\n") == number
+        assert said.count("bags: recorded only by `nora trials`; this run writes none\n") == number
 
 
 def test_bad_input_is_refused_before_anything_starts(study, tmp_path):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nora_bringup.trials.blind import blind_names, blind_order
 from nora_bringup.trials.operator import Keys, Operator, Verdict
-from nora_bringup.trials.record import Job
+from nora_core.trials.blind import blind_names, blind_order
+from nora_core.trials.record import Job
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from nora_bringup.graph import NAMESPACE, Options, fastdds_environment, node_specs
+from nora_bringup.graph import Options, fastdds_environment, node_specs
+from nora_core.topics import NAMESPACE
 
 DESCRIPTIONS = {
     "embodiment": "Robot: a file of config/embodiments without .yaml, or a path ending in .yaml",

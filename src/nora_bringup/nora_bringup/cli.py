@@ -9,10 +9,11 @@ from types import FrameType
 
 import tyro
 
+from nora_bringup.bag_commands import Check, Repair, check_bags, repair_bags
 from nora_bringup.demo import Demo, run_demo
 from nora_bringup.graph import Options, node_specs
-from nora_bringup.recorder.commands import Check, Repair, check_bags, repair_bags
 from nora_bringup.standalone import run_until_ended
+from nora_bringup.trials.command import Trials, run_trials
 
 
 def main() -> None:
@@ -22,7 +23,8 @@ def main() -> None:
         signal.signal(number, _interrupt)
     try:
         command = tyro.extras.subcommand_cli_from_dict(
-            {"demo": _demo, "up": _up, "bags": _bags}, description="NORA for ROS 2"
+            {"demo": _demo, "up": _up, "bags": _bags, "trials": _trials},
+            description="NORA for ROS 2",
         )
     except KeyboardInterrupt:
         print("\nstopped")
@@ -50,6 +52,12 @@ def _bags(command: tyro.conf.OmitSubcommandPrefixes[Repair | Check]) -> int:
             return repair_bags(command)
         case Check():
             return check_bags(command)
+
+
+def _trials(trials: tyro.conf.OmitArgPrefixes[Trials]) -> int:
+    """The trials of a protocol through the running nodes, and their sheet."""
+    run_trials(trials)
+    return 0
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

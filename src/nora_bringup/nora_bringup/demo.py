@@ -9,10 +9,11 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from nora_bringup.graph import Options, checkpoint_folder, config_dir
-from nora_bringup.trial import Trial, TrialClient, graph_client
-from nora_bringup.trials.protocol import Protocol, Seeds, jobs, scene_of
-from nora_bringup.trials.record import Job, Record
+from nora_bringup.graph import Options
+from nora_bringup.trials.trial import Trial, TrialClient, graph_client
+from nora_core.paths import share, shipped_checkpoint
+from nora_core.trials.protocol import Protocol, Seeds, jobs, scene_of
+from nora_core.trials.record import Job, Record
 
 PROTOCOL, CONTENDER = "demo", "demo"
 EMBODIMENT = "sim_widowx"
@@ -51,7 +52,7 @@ def run_demo(demo: Demo) -> int:
         RuntimeError: a node ended or did not answer.
     """
     _require_sensible(demo)
-    checkpoint = demo.checkpoint or checkpoint_folder(EMBODIMENT)
+    checkpoint = demo.checkpoint or shipped_checkpoint(EMBODIMENT)
     logs = demo.out / "logs"
     protocol = _protocol(demo, checkpoint)
     every = jobs(protocol, scene_of(EMBODIMENT))
@@ -73,9 +74,9 @@ def run_demo(demo: Demo) -> int:
 
 
 def _run(demo: Demo, client: TrialClient, every: tuple[Job, ...]) -> int:
-    from nora_bringup import report  # OpenCV, PyAV and matplotlib only when they are needed
+    from nora_bringup.trials import report  # OpenCV, PyAV and matplotlib only when they are needed
     from nora_bringup.trials.ros import GOAL_ENDINGS, record_of
-    from nora_bringup.trials.sheet import write_sheet
+    from nora_core.trials.sheet import write_sheet
 
     trials: list[Trial] = []
     records: list[Record] = []
@@ -110,7 +111,7 @@ def _require_sensible(demo: Demo) -> None:
 
 
 def _protocol(demo: Demo, checkpoint: Path) -> Protocol:
-    path = config_dir() / "trials" / f"{PROTOCOL}.yaml"
+    path = share() / "config/trials" / f"{PROTOCOL}.yaml"
     protocol = Protocol.load(path, {CONTENDER: checkpoint})
     start = protocol.seeds.start if demo.seed < 0 else demo.seed
     (contender,) = protocol.checkpoints

@@ -1,12 +1,12 @@
 """Executables of the package: quiet on Ctrl-C while MuJoCo and rclpy are being imported."""
 
-from nora_policy.nodes.signals import end_quietly_when_told
+from nora_core.ros.signals import end_quietly_when_told
 
 
 def bridge() -> None:
     """Run `ros2 run nora_bringup bridge`."""
     end_quietly_when_told()
-    from nora_bringup.bridge.node import main
+    from nora_bringup.nodes.bridge import main
 
     main()
 
@@ -14,7 +14,7 @@ def bridge() -> None:
 def recorder() -> None:
     """Run `ros2 run nora_bringup recorder`."""
     end_quietly_when_told()
-    from nora_bringup.recorder.node import main
+    from nora_bringup.nodes.recorder import main
 
     main()
 
@@ -22,6 +22,6 @@ def recorder() -> None:
 def sim() -> None:
     """Run `ros2 run nora_bringup sim`."""
     end_quietly_when_told()
-    from nora_bringup.sim_node import main
+    from nora_bringup.nodes.sim import main
 
     main()

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nora_policy.embodiment import Embodiment
-
-NAMESPACE = "nora"
+from nora_core.embodiment import Embodiment
+from nora_core.paths import embodiment_file, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,44 +54,12 @@ class Options:
         return self.real_time_factor != 1.0
 
 
-def config_dir() -> Path:
-    """Folder of `fastdds.xml` and `embodiments/`, in the source tree or in the installed share."""
-    source = Path(__file__).resolve().parents[1] / "config"
-    if source.is_dir():
-        return source
-    # Not above: trials in simulation run where there is no ROS.
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory("nora_bringup")) / "config"
-
-
-def checkpoint_folder(embodiment: str) -> Path:
-    """The policy that comes with this package for an embodiment.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    folder = config_dir().parent / "checkpoints" / embodiment
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no policy for {embodiment}; `make demo-policy` makes one"
-        )
-    return folder
-
-
-def embodiment_file(name: str) -> Path:
-    """Path of an embodiment given by name or by path (anything that ends in .yaml)."""
-    if name.endswith(".yaml"):
-        return Path(name).resolve()
-    return config_dir() / "embodiments" / f"{name}.yaml"
-
-
 def fastdds_environment() -> dict[str, str]:
     """Variables that make Fast DDS use the suite's profile (Jazzy reads the first one).
 
     Without it a third of the best-effort images is lost and discovery sometimes takes 3 s.
     """
-    profile = str(config_dir() / "fastdds.xml")
+    profile = str(share() / "config/fastdds.xml")
     return {
         "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
         "FASTDDS_DEFAULT_PROFILES_FILE": profile,

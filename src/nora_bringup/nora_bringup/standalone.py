@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_prefix
 
-from nora_bringup.children import dies_with_parent
-from nora_bringup.graph import NAMESPACE, NodeSpec, fastdds_environment
+from nora_bringup.graph import NodeSpec, fastdds_environment
+from nora_core.processes import dies_with_parent
+from nora_core.topics import NAMESPACE
 
 STOP_TIMEOUT_S = 5.0  # they need 0.1 s, too few cores make it 2 s
 

@@ -4,31 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import IntEnum
+
+from nora_core.types import GoalError, Outcome
 
 NO_IMAGE_LIMIT_S = 5.0
-
-
-class GoalError(IntEnum):
-    """Equal to the result constants of `nora_msgs/action/ExecuteInstruction`."""
-
-    NONE = 0
-    TIMEOUT = 1
-    CANCELLED = 2
-    PREEMPTED = 3
-    NOT_ACTIVE = 4
-    INVALID_GOAL = 5
-    NO_IMAGE = 6
-    INFERENCE_FAILED = 7
-
-
-class Outcome(IntEnum):
-    """Equal to the constants of `nora_msgs/msg/TaskOutcome`."""
-
-    UNKNOWN = 0
-    SUCCESS = 1
-    PARTIAL = 2
-    FAILURE = 3
 
 
 @dataclass(frozen=True, slots=True)

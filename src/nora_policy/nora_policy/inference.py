@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nora_policy.types import ActionChunk, Observation
+from nora_core.types import ActionChunk, Observation
 
 WINDOW = 200
 JOIN_TIMEOUT_S = 1.0

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nora_core.embodiment import Embodiment, taught_differences
+from nora_core.normalization import Statistics, denormalize, denormalize_all
+from nora_core.types import ActionChunk, Float64, Observation
 from nora_policy.checkpoints import checkpoint
-from nora_policy.embodiment import Embodiment, taught_differences
 from nora_policy.models.expert import Prefix
 from nora_policy.models.grammar import Grammar, Sentence
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15
-from nora_policy.normalization import Statistics, denormalize, denormalize_all
 from nora_policy.preprocess import Preprocessor
-from nora_policy.types import ActionChunk, Float64, Observation
 
 GRIPPER_THRESHOLD = 0.5  # of the opening, 0 closed ... 1 open
 

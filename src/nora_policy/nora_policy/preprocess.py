@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from nora_policy.embodiment import Camera
-from nora_policy.images import Float32, UInt8, orient, resize
+from nora_core.embodiment import Camera
+from nora_core.images import Float32, UInt8, orient, resize
+from nora_core.types import Observation
 from nora_policy.models.config import NoraConfig
-from nora_policy.types import Observation
+from nora_policy.models.inputs import IGNORED, ModelInputs
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -26,25 +26,8 @@ PROMPT_HEAD = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"  # Qwen2.5-VL
 )
 PROMPT_TAIL = "<|im_end|>\n<|im_start|>assistant\n"
-IGNORED = -100  # label of a token that is not learned
 TURN_END = "\n"
 IMAGE_START, IMAGE_PAD, IMAGE_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInputs:
-    """What the network reads, on the CPU.
-
-    `input_ids_BL`, `attention_mask_BL`: int64, mask 0 at padding: in front of a text that
-    is to be continued, behind one that is learned.
-    `pixel_values_PC`: float32 patches of all images, row after row of the batch.
-    `image_grid_N3`: int64, frames, rows and columns of patches of every image.
-    """
-
-    input_ids_BL: torch.Tensor
-    attention_mask_BL: torch.Tensor
-    pixel_values_PC: torch.Tensor
-    image_grid_N3: torch.Tensor
 
 
 class Preprocessor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from nora_bringup.trials.record import Outcome
+from nora_core.trials.record import Outcome
 
 PIPE_BYTES = 1 << 16  # a pipe holds no more
 OUTCOMES: dict[str, Outcome] = {"s": "success", "p": "partial", "f": "failure"}

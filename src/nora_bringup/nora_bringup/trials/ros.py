@@ -10,15 +10,15 @@ import numpy as np
 from nora_msgs.action import ExecuteInstruction
 from nora_msgs.msg import TaskOutcome
 
-from nora_bringup import report
 from nora_bringup.graph import Options
-from nora_bringup.sim.task import REACH_M, parse
-from nora_bringup.trial import Trial, TrialClient, graph_client
-from nora_bringup.trials.blind import blind_names
+from nora_bringup.trials import report
 from nora_bringup.trials.operator import Operator, Verdict
-from nora_bringup.trials.protocol import Protocol, Scene
-from nora_bringup.trials.record import Job, Outcome, Record, Result
-from nora_policy.goal import GoalError
+from nora_bringup.trials.trial import Trial, TrialClient, graph_client
+from nora_core.sim.task import REACH_M, parse
+from nora_core.trials.blind import blind_names
+from nora_core.trials.protocol import Protocol, Scene
+from nora_core.trials.record import Job, Outcome, Record, Result
+from nora_core.types import GoalError
 
 SETTLE_S = 0.5
 GOAL_ENDINGS = (

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import tyro
 
+from nora_core.embodiment import Embodiment
 from nora_policy.checkpoints import files, inspection, layout, published, weights
 from nora_policy.checkpoints.layout import Layout
 from nora_policy.checkpoints.shapes import LM_HEAD
 from nora_policy.checkpoints.weights import Stored
-from nora_policy.embodiment import Embodiment
 
 Progress = Callable[[int], object]  # called with numbers of bytes read
 GB = 10**9

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nora_core.embodiment import Embodiment, taught_differences
+from nora_core.normalization import Statistics
 from nora_policy.checkpoints import files, layout, published, published_files, shapes
 from nora_policy.checkpoints.layout import Layout
-from nora_policy.embodiment import Embodiment, taught_differences
 from nora_policy.models.config import NoraConfig
-from nora_policy.normalization import Statistics
 
 GIB = 2**30
 

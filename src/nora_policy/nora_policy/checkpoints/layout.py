@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from nora_policy import schema
+from nora_core import strict_yaml
 from nora_policy.checkpoints import files, published, published_files, weights
 from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD, shapes
 from nora_policy.checkpoints.weights import INDEX, WEIGHTS, Stored
@@ -163,7 +163,7 @@ def _ours(
     folder: Path, data: Mapping[str, Any], stored: Mapping[str, Stored], horizon: int | None
 ) -> Layout:
     try:
-        config = schema.build(NoraConfig, data)
+        config = strict_yaml.build(NoraConfig, data)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
     if horizon not in (None, config.horizon):

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nora_policy import schema
+from nora_core import strict_yaml
 from nora_policy.checkpoints import files
 from nora_policy.checkpoints.published_files import Tokens
 from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD
@@ -192,7 +192,7 @@ def _replace(known: C, data: Mapping[str, Any]) -> C:
         k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(known).items()
     }
     stated = {name: data[name] for name in values if data.get(name) is not None}
-    return schema.build(type(known), {**values, **stated})
+    return strict_yaml.build(type(known), {**values, **stated})
 
 
 def _section(data: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

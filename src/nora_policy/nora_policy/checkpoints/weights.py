@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from nora_policy import schema
+from nora_core import strict_yaml
 from nora_policy.checkpoints import files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -95,7 +95,7 @@ def header(path: Path) -> dict[str, Stored]:
         if not isinstance(data, dict):
             raise ValueError(f"expected a JSON object, got {type(data).__name__}")
         data.pop("__metadata__", None)
-        entries = {name: schema.build(Entry, entry, name) for name, entry in data.items()}
+        entries = {name: strict_yaml.build(Entry, entry, name) for name, entry in data.items()}
     except ValueError as error:
         raise ValueError(f"{path}: not a readable safetensors file: header: {error}") from error
     ordered = sorted(entries.items(), key=lambda item: item[1].data_offsets)

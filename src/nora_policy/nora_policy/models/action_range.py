@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct, idct
 
-from nora_policy.types import Float64
+from nora_core.types import Float64
 
 MAX_HORIZON = 8  # the number of faces grows like C(2T, T)
 TOLERANCE = 1e-4  # of a coefficient: float32 transforms of actions at the very limit

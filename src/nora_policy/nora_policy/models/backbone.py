@@ -27,7 +27,7 @@ from transformers.vision_utils import get_vision_position_ids
 
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.expert import Prefix, repeat_mask, with_room
-from nora_policy.preprocess import ModelInputs
+from nora_policy.models.inputs import ModelInputs
 
 
 class Recorder:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.fft import dct, idct
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from nora_core.types import Float64
 from nora_policy.models.action_range import action_range
-from nora_policy.types import Float64
 
 TOKENIZER, SETTINGS = "tokenizer.json", "processor_config.json"
 # As in FAST+. The characters of small coefficients are then all letters, so that the

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nora_core.types import Float64
 from nora_policy.models.action_range import action_range
 from nora_policy.models.fast import NUM_CODES, FastTokenizer
-from nora_policy.types import Float64
 
 Bool = NDArray[np.bool_]
 Int = NDArray[np.int16]

@@ -18,7 +18,7 @@ from nora_policy.models import backbone
 from nora_policy.models.config import NoraConfig, TokenHeadConfig
 from nora_policy.models.expert import Prefix
 from nora_policy.models.grammar import FreeSentence, Sentence
-from nora_policy.preprocess import IGNORED, ModelInputs
+from nora_policy.models.inputs import IGNORED, ModelInputs
 
 
 class Nora(nn.Module):

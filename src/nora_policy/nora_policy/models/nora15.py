@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.expert import ActionExpert, Prefix, PrefixBuffer
+from nora_policy.models.inputs import ModelInputs
 from nora_policy.models.nora import Nora
-from nora_policy.preprocess import ModelInputs
 
 PERIOD_MIN, PERIOD_MAX = 4e-3, 4.0
 

@@ -1,6 +1,6 @@
 """Executable of the package: quiet on Ctrl-C while torch is being imported."""
 
-from nora_policy.nodes.signals import end_quietly_when_told
+from nora_core.ros.signals import end_quietly_when_told
 
 
 def policy() -> None:

@@ -20,14 +20,14 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from threadpoolctl import threadpool_limits
 
-from nora_policy.embodiment import Camera
-from nora_policy.goal import Ending, Goal, GoalError, Outcome, goal_problem
+from nora_core.embodiment import Camera
+from nora_core.observation import ObservationBuffer
+from nora_core.ros import convert
+from nora_core.ros.managed_node import ManagedNode, load_embodiment, parameter, run
+from nora_core.types import ActionChunk, GoalError, Observation, Outcome
+from nora_policy.goal import Ending, Goal, goal_problem
 from nora_policy.inference import InferenceStats, InferenceWorker
-from nora_policy.nodes import convert
-from nora_policy.nodes.runtime import ManagedNode, load_embodiment, parameter, run
-from nora_policy.observation import ObservationBuffer
 from nora_policy.policy import Policy
-from nora_policy.types import ActionChunk, Observation
 
 LATEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 GOAL_CHECK_S = 0.1

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nora_policy.types import Float64
-from nora_training.dataset import Dataset, Entry, Steps
+from nora_core.types import Float64
+from nora_training.data.dataset import Dataset, Entry, Steps
 from nora_training.lerobot.meta import (
     ACTION,
     CHUNK_FILES,

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nora_policy.embodiment import Embodiment
-from nora_policy.goal import Outcome
-from nora_policy.images import resize
-from nora_policy.observation import NS_PER_S
-from nora_training.alignment import moving
-from nora_training.dataset import (
+from nora_core.embodiment import Embodiment
+from nora_core.images import resize
+from nora_core.observation import NS_PER_S
+from nora_core.types import Outcome
+from nora_training.data.alignment import moving
+from nora_training.data.dataset import (
     EMBODIMENT,
     EPISODES,
     Entry,

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nora_policy.embodiment import Embodiment
-from nora_policy.types import Float64
-from nora_training.dataset import Dataset, Entry, UInt8
+from nora_core.embodiment import Embodiment
+from nora_core.types import Float64
+from nora_training.data.dataset import Dataset, Entry, UInt8
 from nora_training.lerobot.video import video_info
 
 VERSION = "v3.0"

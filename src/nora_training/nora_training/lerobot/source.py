@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nora_policy import schema
-from nora_policy.types import Float64
-from nora_training.alignment import Int64
-from nora_training.dataset import Entry, UInt8
+from nora_core import strict_yaml
+from nora_core.types import Float64
+from nora_training.data.alignment import Int64
+from nora_training.data.dataset import Entry, UInt8
 from nora_training.lerobot.meta import ACTION, INFO, NORA, Row
 from nora_training.lerobot.video import VideoReader
 
@@ -153,7 +153,7 @@ class LeRobotSource:
         if not path.is_file():
             return {}
         episodes = json.loads(path.read_text(encoding="utf-8"))["episodes"]
-        entries = [schema.build(Entry, episode) for episode in episodes]
+        entries = [strict_yaml.build(Entry, episode) for episode in episodes]
         ours = [([entry.instruction], entry.num_steps) for entry in entries]
         if ours != [(list(row["tasks"]), row["length"]) for row in self.rows]:
             raise ValueError(

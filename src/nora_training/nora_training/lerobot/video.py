@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from nora_training.dataset import UInt8
+from nora_training.data.dataset import UInt8
 
 
 class VideoWriter:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nora_policy.images import UInt8
-from nora_policy.types import Float64
-from nora_training.alignment import Int64
+from nora_core.images import UInt8
+from nora_core.types import Float64
+from nora_training.data.alignment import Int64
 
 GREY = 127.5
 

@@ -19,15 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nora_policy.images import UInt8, resize
+from nora_core.images import UInt8, resize
+from nora_core.normalization import Statistics, normalize
+from nora_core.types import Float64
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
-from nora_policy.normalization import Statistics, normalize
-from nora_policy.preprocess import IGNORED, ModelInputs, Preprocessor
-from nora_policy.types import Float64
-from nora_training.alignment import Int64
-from nora_training.dataset import Dataset, Entry
-from nora_training.samples import starts
+from nora_policy.models.inputs import IGNORED, ModelInputs
+from nora_policy.preprocess import Preprocessor
+from nora_training.data.alignment import Int64
+from nora_training.data.dataset import Dataset, Entry
+from nora_training.data.samples import starts
 from nora_training.sft.augment import Augment, Changes
 from nora_training.sft.keyframes import to_keyframe
 

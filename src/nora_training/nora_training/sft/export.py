@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from nora_core.normalization import Statistics
 from nora_policy.checkpoints import checkpoint
 from nora_policy.checkpoints.shapes import EMBEDDING
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import build
-from nora_policy.normalization import Statistics
-from nora_training import dataset
-from nora_training.dataset import Dataset, Entry
+from nora_training.data import dataset
+from nora_training.data.dataset import Dataset, Entry
 from nora_training.sft import record
 
 BAGS = "bags.txt"

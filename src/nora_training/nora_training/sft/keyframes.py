@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nora_policy.types import Float64
-from nora_training.dataset import Steps
+from nora_core.types import Float64
+from nora_training.data.dataset import Steps
 
 IS_OPEN = 0.5
 SCALE_M = 0.1  # the network tells the displacement in this unit

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from nora_policy.models.expert import Prefix
+from nora_policy.models.inputs import IGNORED, ModelInputs
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15
-from nora_policy.preprocess import IGNORED, ModelInputs
 from nora_training.sft.batches import Batch
 from nora_training.sft.keyframes import SCALE_M
 from nora_training.sft.settings import Heads

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nora_policy.checkpoints import checkpoint, files
-from nora_training import dataset
-from nora_training.sft.parallel import is_first
+from nora_training.data import dataset
 from nora_training.sft.settings import Settings
+from nora_training.train.parallel import is_first
 
 SETTINGS, INPUTS = "settings.json", "inputs"
 

@@ -11,20 +11,22 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from nora_bringup.bags.provenance import git_revision
+from nora_core.bags.provenance import git_revision
 from nora_policy.checkpoints import checkpoint
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.preprocess import Preprocessor
-from nora_training.dataset import Dataset, Entry
-from nora_training.sft import closed_loop, export, log, lora, memory, recompute, record
-from nora_training.sft import state as states
+from nora_training.data.dataset import Dataset, Entry
+from nora_training.evaluation import closed_loop
+from nora_training.sft import export, memory, record
 from nora_training.sft.batches import Batches, Share, Source
 from nora_training.sft.losses import Learner
-from nora_training.sft.parallel import Processes, full, is_first
 from nora_training.sft.settings import Settings
 from nora_training.sft.trainer import STATE, Trainer
 from nora_training.sft.validation import Validation
+from nora_training.train import log, lora, recompute
+from nora_training.train import state as states
+from nora_training.train.parallel import Processes, full, is_first
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKPOINT, CHECKPOINTS = "checkpoint", "checkpoints"

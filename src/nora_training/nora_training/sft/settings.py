@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nora_policy.goal import Outcome
+from nora_core.types import Outcome
 from nora_training.sft.augment import Augment
 
 Heads = Literal["both", "flow", "fast"]

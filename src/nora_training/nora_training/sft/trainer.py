@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nora_training.sft import optimizer as optimizers
-from nora_training.sft import state as states
 from nora_training.sft.batches import Batch, Batches
-from nora_training.sft.log import Log
 from nora_training.sft.losses import Learner, Losses
-from nora_training.sft.optimizer import Average
-from nora_training.sft.parallel import Processes, fill, full, load_optimizer
 from nora_training.sft.settings import Settings
-from nora_training.sft.state import State
 from nora_training.sft.validation import Validation
+from nora_training.train import optimizer as optimizers
+from nora_training.train import state as states
+from nora_training.train.log import Log
+from nora_training.train.optimizer import Average
+from nora_training.train.parallel import Processes, fill, full, load_optimizer
+from nora_training.train.state import State
 
 STATE = "state"
 MIN_INTERVAL_S = 1e-9

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from nora_policy.normalization import Statistics, denormalize
-from nora_training.alignment import Int64
+from nora_core.normalization import Statistics, denormalize
+from nora_training.data.alignment import Int64
 from nora_training.sft.batches import Source
 from nora_training.sft.losses import Learner
 

@@ -1,1 +1,0 @@
-"""Bags without ROS: write, label, audit and repair them (no rclpy, no torch)."""

@@ -1,1 +1,0 @@
-"""The process that moves the arm: chunk player, safety gate, drivers. Never imports torch."""

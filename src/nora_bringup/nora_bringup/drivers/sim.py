@@ -1,0 +1,114 @@
+"""Drivers: safe targets to the robot's own topics, and its measurements back."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
+
+from nora_core.control.safety_gate import SafeTarget
+from nora_core.embodiment import GRIPPER_JOINT, Embodiment, Gripper
+from nora_core.ros import convert
+from nora_core.types import ArmState
+
+LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class Driver(Protocol):
+    """One robot arm."""
+
+    def send(self, target: SafeTarget) -> None:
+        """Command the arm; returns at once."""
+
+    def close(self) -> None:
+        """Give back publishers and subscriptions."""
+
+
+def make_driver(
+    node: Node,
+    embodiment: Embodiment,
+    on_state: Callable[[ArmState], None],
+    on_problem: Callable[[str], None],
+) -> Driver:
+    """The driver that the embodiment names.
+
+    Args:
+        node: gets the driver's publishers and subscriptions.
+        embodiment: with `driver` and `arm`.
+        on_state: called with every measurement.
+        on_problem: called with the reason when a measurement cannot be read.
+
+    Raises:
+        ValueError: the embodiment has no driver or no arm.
+    """
+    if embodiment.driver is None:
+        raise ValueError("driver: expected kind and topics, got none; the arm will not move")
+    match embodiment.driver.kind:
+        case "sim":
+            return SimDriver(node, embodiment, on_state, on_problem)
+
+
+class SimDriver:
+    """Joint positions as sensor_msgs/JointState: the arm's joints, then `left_finger`."""
+
+    def __init__(
+        self,
+        node: Node,
+        embodiment: Embodiment,
+        on_state: Callable[[ArmState], None],
+        on_problem: Callable[[str], None],
+    ) -> None:
+        if embodiment.arm is None or embodiment.driver is None:
+            raise ValueError("arm, driver: expected both, got none of one")
+        self._node = node
+        self._gripper = embodiment.gripper
+        self._names = [*embodiment.arm.joint_names, GRIPPER_JOINT]
+        self._on_state, self._on_problem = on_state, on_problem
+        driver = embodiment.driver
+        self._publisher = node.create_publisher(JointState, driver.command_topic, 1)
+        self._subscription = node.create_subscription(
+            JointState, driver.state_topic, self._on_message, LATEST
+        )
+
+    def send(self, target: SafeTarget) -> None:
+        finger = self._gripper.to_driver(target.gripper)
+        positions = array("d", [*target.joints_rad.tolist(), finger])
+        header = convert.header(target.stamp_ns, "")
+        self._publisher.publish(JointState(header=header, name=self._names, position=positions))
+
+    def close(self) -> None:
+        self._node.destroy_subscription(self._subscription)
+        self._node.destroy_publisher(self._publisher)
+
+    def _on_message(self, msg: JointState) -> None:
+        try:
+            state = arm_state_from_msg(msg, self._names, self._gripper)
+        except ValueError as error:
+            self._on_problem(str(error))
+        else:
+            self._on_state(state)
+
+
+def arm_state_from_msg(msg: JointState, names: list[str], gripper: Gripper) -> ArmState:
+    """Read the joints `names`, the last of which is the finger; other joints are ignored.
+
+    Raises:
+        ValueError: a joint is missing, or names and positions differ in number.
+    """
+    if len(msg.name) != len(msg.position):
+        raise ValueError(
+            f"joint state: expected a position per name, got {len(msg.name)} names and "
+            f"{len(msg.position)} positions"
+        )
+    positions = dict(zip(msg.name, msg.position, strict=True))
+    missing = [name for name in names if name not in positions]
+    if missing:
+        raise ValueError(f"joint state: expected {names}, got none of {missing}")
+    *joints_rad, finger = (positions[name] for name in names)
+    stamp_ns = convert.to_ns(msg.header.stamp)
+    return ArmState(np.array(joints_rad), gripper.from_driver(finger), stamp_ns)

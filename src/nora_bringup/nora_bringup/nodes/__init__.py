@@ -1,0 +1,1 @@
+"""ROS nodes of nora_bringup: convert, call, publish."""

@@ -1,1 +1,0 @@
-"""MuJoCo simulation of the WidowX-250s: no ROS, no torch."""

@@ -1,0 +1,1 @@
+"""Shared by every machine: embodiments, control, simulator, bags, trial records; no torch."""

@@ -1,0 +1,1 @@
+"""MuJoCo models of the arms, for kinematics and simulator."""

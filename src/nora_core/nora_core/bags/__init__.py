@@ -1,0 +1,1 @@
+"""Episodes in rosbag2 files: write, label, audit, repair, record."""

@@ -1,0 +1,74 @@
+"""Did the recorder's clock go on? Bags are read in the order of time: only the files can tell."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import apsw
+from rosbags.rosbag2.storage_mcap import decompress
+
+from nora_core.bags.definitions import NS_PER_S
+from nora_core.bags.scan import CHUNK, DATA_END, MAGIC, MESSAGE
+
+MAX_BACK_S = 0.1  # of one topic: messages are not written exactly in the order they came
+
+
+def set_back_s(path: Path) -> float:
+    """By how much a message was stamped before an earlier one of its topic, s.
+
+    0 where that is no more than `MAX_BACK_S`.
+
+    Args:
+        path: an uncompressed storage file.
+
+    Raises:
+        struct.error, apsw.Error, rosbags.rosbag2.ReaderError: it is damaged.
+    """
+    back_ns = 0
+    newest_ns: dict[int, int] = {}
+    for topic, log_ns in _sqlite(path) if path.suffix == ".db3" else _mcap(path):
+        latest_ns = newest_ns.get(topic, log_ns)
+        back_ns = max(back_ns, latest_ns - log_ns)
+        newest_ns[topic] = max(latest_ns, log_ns)
+    back_s = back_ns / NS_PER_S
+    return back_s if back_s > MAX_BACK_S else 0.0
+
+
+def _sqlite(path: Path) -> Iterator[tuple[int, int]]:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        yield from connection.execute("SELECT topic_id, timestamp FROM messages ORDER BY id")
+    finally:
+        connection.close()
+
+
+def _mcap(path: Path) -> Iterator[tuple[int, int]]:
+    with path.open("rb") as file:
+        file.seek(len(MAGIC))
+        yield from _records(file, path.stat().st_size)
+
+
+def _records(file: BinaryIO | BytesIO, end: int) -> Iterator[tuple[int, int]]:
+    """Channel and stamp of the messages between here and `end`; what they say is not read."""
+    while file.tell() < end:
+        opcode, size = struct.unpack("<BQ", file.read(9))
+        after = file.tell() + size
+        if opcode == DATA_END:
+            return
+        if opcode == MESSAGE:
+            channel, _, log_ns = struct.unpack("<HIQ", file.read(14))
+            yield channel, log_ns
+        elif opcode == CHUNK:
+            _, _, plain_size, crc, name_size = struct.unpack("<QQQII", file.read(32))
+            compression = file.read(name_size).decode()
+            (packed_size,) = struct.unpack("<Q", file.read(8))
+            if compression:
+                plain = decompress(file.read(packed_size), compression, plain_size, crc)
+                yield from _records(BytesIO(plain), len(plain))
+            else:
+                yield from _records(file, after)
+        file.seek(after)

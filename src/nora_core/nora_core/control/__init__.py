@@ -1,0 +1,1 @@
+"""From action chunks to joint targets: player, safety gate, kinematics, controller."""

@@ -1,0 +1,1 @@
+"""Trials: protocol, records, log, sheet."""

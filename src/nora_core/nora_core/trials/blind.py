@@ -1,0 +1,27 @@
+"""Order and names of trials for an operator who must not know which policy is which."""
+
+from __future__ import annotations
+
+import itertools
+import string
+from collections.abc import Sequence
+
+import numpy as np
+
+from nora_core.trials.record import Job
+
+
+def blind_order(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """Scene after scene as given, the policies of each in an order drawn by its seed."""
+    ordered: list[Job] = []
+    for (seed, _), group in itertools.groupby(jobs, key=lambda job: (job.seed, job.instruction)):
+        of_scene = list(group)
+        ordered += [of_scene[i] for i in np.random.default_rng(seed).permutation(len(of_scene))]
+    return tuple(ordered)
+
+
+def blind_names(names: Sequence[str], seed: int) -> dict[str, str]:
+    """Letters from A on, dealt out by `seed`; numbers when there are too many."""
+    letters = [*string.ascii_uppercase, *map(str, range(len(names)))][: len(names)]
+    shuffled = np.random.default_rng(seed).permutation(letters).tolist()
+    return dict(zip(names, shuffled, strict=True))
