@@ -203,6 +203,11 @@ class Embodiment:
         if twice := sorted(set(self.record) & set(self.record_optional)):
             raise ValueError(f"record_optional: expected topics not in record, got {twice}")
 
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the arm is the simulator's."""
+        return self.driver is not None and self.driver.kind == "sim"
+
     @classmethod
     def load(cls, path: Path) -> Embodiment:
         """Read `path`; raises `ValueError` or `FileNotFoundError` (naming what is there)."""
