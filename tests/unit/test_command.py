@@ -53,8 +53,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "facts.json"
     files.write_json(path, {"a": 1})
     before = path.read_text()
-    with pytest.raises(OSError, match="disk full"), files.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise OSError("disk full")
+
+    def fail_halfway() -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail_halfway()
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -15,9 +15,9 @@ BAD_INPUT, INTERRUPTED = 2, 130
 def run_command(body: Callable[[], int | None], when_interrupted: str = "stopped") -> NoReturn:
     """Run the body of a command and exit with what it returns (None: 0).
 
-    Exit codes: 2 for bad input (`ValueError`, `OSError` or `RuntimeError`, printed as one line), 130
-    after Ctrl-C or SIGTERM, which both raise `KeyboardInterrupt` in `body`. An error of any other
-    type is a fault of ours and keeps its traceback.
+    Exit codes: 2 for bad input (`ValueError`, `OSError` or `RuntimeError`, printed as one line),
+    130 after Ctrl-C or SIGTERM, which both raise `KeyboardInterrupt` in `body`. An error of any
+    other type is a fault of ours and keeps its traceback.
     """
     # Both, because a shell that starts a job in the background has it ignore SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
