@@ -4,8 +4,8 @@ RUN := scripts/with_env.sh
 .DEFAULT_GOAL := help
 .PHONY: setup demo demo-policy test lint bench clean help
 
-setup: ## dependencies, build, env.sh; what is done stays done
-	@scripts/setup.sh
+setup: ## dependencies, build, env.sh; what is done stays done; ROLE=robot for a robot PC, without torch
+	@ROLE=$(ROLE) scripts/setup.sh
 
 demo: setup ## a trained policy works through ten scenes in closed loop: out/demo/; HEAD=fast for tokens
 	@$(RUN) nora demo $(if $(HEAD),--head $(HEAD)) $(ARGS)
@@ -37,4 +37,4 @@ clean: ## remove everything that set-up, build and runs have made
 	rm -rf .venv build install log out env.sh .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

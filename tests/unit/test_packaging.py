@@ -1,21 +1,32 @@
 """The packages, their dependencies, the locked requirements and the licence agree."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import check_ros
+import environments
 import pytest
 import repair_venv
 from catkin_pkg.package import Package, parse_package
+from packages import ROS, Graph
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["nora_bringup", "nora_core", "nora_msgs", "nora_policy", "nora_training"]
 PYTHON_NAMES = [name for name in NAMES if name != "nora_msgs"]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+OF_DISTRIBUTION = {
+    "opencv-python-headless": "cv2",
+    "pyyaml": "yaml",
+    "backports.zstd": "backports",
+}
+# Solvers that mink finds by name, the writer behind torch.utils.tensorboard.
+BROUGHT_FOR_OTHERS = {"quadprog", "tensorboard"}
 NO_SOURCE = {"tensorboard"}  # published as one wheel, which fits all machines
 
 
@@ -57,16 +68,9 @@ def test_all_packages_have_one_version():
 @pytest.mark.parametrize("name", PYTHON_NAMES)
 def test_every_resource_file_is_installed(name):
     folder = ROOT / "src" / name
-    tell = (
-        "import setuptools; from itertools import chain\n"
-        "def tell(data_files, package_data, **_):\n"
-        "    print(*chain.from_iterable(files for _, files in data_files), sep='\\n')\n"
-        "    print(*(f'{p}/{f}' for p, globs in package_data.items() for f in globs), sep='\\n')\n"
-        "setuptools.setup = tell; exec(open('setup.py').read())"
-    )
-    told = subprocess.run(
-        [sys.executable, "-c", tell], cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.split()
+    given = setup_arguments(folder)
+    told = [file for _, files in given["data_files"] for file in files]
+    told += [f"{p}/{file}" for p, globs in given["package_data"].items() for file in globs]
     installed = {path for line in told for path in folder.glob(line)}
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=folder, check=False, capture_output=True, text=True
@@ -105,9 +109,45 @@ def test_hashes_cover_more_than_one_machine(name):
 def test_the_locks_of_one_environment_agree():
     pins = [dict(re.findall(r"^(\S+)==(\S+)(?= \\)", lock.read_text(), re.M)) for lock in LOCKS]
     by_name = dict(zip([lock.name for lock in LOCKS], pins, strict=True))
-    python, ros = by_name["python.txt"], by_name["ros.txt"]
-    both = python.keys() & ros.keys()
-    assert {name: python[name] for name in both} == {name: ros[name] for name in both}
+    for a, b in (
+        ("python.txt", "ros.txt"),
+        ("python.txt", "robot.txt"),
+        ("distribution.txt", "distribution_robot.txt"),
+    ):
+        both = by_name[a].keys() & by_name[b].keys()
+        assert {n: by_name[a][n] for n in both} == {n: by_name[b][n] for n in both}
+
+
+def test_a_robot_pc_needs_nothing_that_the_others_lack_and_no_torch():
+    for part, whole in (
+        ("robot.txt", "python.txt"),
+        ("distribution_robot.txt", "distribution.txt"),
+    ):
+        names = environments.locked(part)
+        assert names < environments.locked(whole)
+        assert not names & {"torch", "transformers", "tokenizers", "accelerate", "peft"}
+
+
+@pytest.mark.parametrize("name", PYTHON_NAMES)
+def test_pip_installs_what_is_imported(name):
+    """Without ROS, `pip install ./src/NAME` brings everything but ROS itself."""
+    told = setup_arguments(ROOT / "src" / name)["install_requires"]
+    declared = {OF_DISTRIBUTION.get(key, key).replace("-", "_") for key in told}
+    graph = Graph(ROOT / "src")
+    modules = [module for module in graph.modules if module.split(".")[0] == name]
+    assert modules
+    used = {there.split(".")[0] for module in modules for there in graph.edges[module]}
+    used -= sys.stdlib_module_names | ROS | {name}
+    assert used <= declared
+    assert declared - used <= BROUGHT_FOR_OTHERS
+
+
+def setup_arguments(folder: Path) -> dict[str, Any]:
+    tell = "import json, setuptools; setuptools.setup = lambda **given: print(json.dumps(given))\n"
+    program = tell + "exec(open('setup.py').read())"
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return json.loads(told.stdout)
 
 
 def test_torch_is_not_locked_because_its_build_depends_on_the_machine():
