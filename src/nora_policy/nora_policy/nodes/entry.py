@@ -1,11 +1,13 @@
-"""Executable of the package: quiet on Ctrl-C while torch is being imported."""
+"""Executable of the package: what has to happen before torch is imported."""
 
 from nora_core.ros.signals import end_quietly_when_told
+from nora_policy.cpu_threads import sleep_at_barriers
 
 
 def policy() -> None:
     """Run `ros2 run nora_policy policy`."""
     end_quietly_when_told()
+    sleep_at_barriers()
     from nora_policy.nodes.policy import main
 
     main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from nora_core.observation import ObservationBuffer
 from nora_core.ros import convert
 from nora_core.ros.managed_node import ManagedNode, load_embodiment, parameter, run
 from nora_core.types import ActionChunk, GoalError, Observation, Outcome
+from nora_policy.cpu_threads import default_threads
 from nora_policy.goal import Ending, Goal, goal_problem
 from nora_policy.inference import InferenceStats, InferenceWorker
 from nora_policy.policy import Policy
@@ -48,8 +48,9 @@ class PolicyNode(ManagedNode):
         self.device = parameter(self, "device", "auto", "auto, cpu or cuda.")
         self.head = parameter(self, "head", "auto", "flow, fast, or auto: the embodiment's.")
         self.seed = parameter(self, "seed", -1, "Seed of the sampling noise; negative: random.")
-        spare = max(1, (os.cpu_count() or 2) - 1)
-        self.cpu_threads = parameter(self, "cpu_threads", spare, "Threads of inference.")
+        self.cpu_threads = parameter(
+            self, "cpu_threads", default_threads(), "Threads of inference on the CPU."
+        )
         self.instruction = ""
         self.goal: Goal | None = None
         self.goal_handle: ServerGoalHandle | None = None
