@@ -146,7 +146,7 @@ def main(settings: Settings) -> None:
         tiny = [
             sys.executable,
             "-m",
-            "nora_policy.checkpoints.tiny",
+            "nora_policy.checkpoints.untrained",
             "--out",
             str(folder / "tiny"),
         ]

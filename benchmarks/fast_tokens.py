@@ -20,7 +20,7 @@ from scipy.fft import idct
 from tqdm import tqdm
 
 from nora_core.types import Float64
-from nora_policy.checkpoints.tiny import make_fast_tokenizer
+from nora_policy.checkpoints.untrained import make_fast_tokenizer
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.grammar import FreeSentence, Grammar, Sentence
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nora_core.embodiment import Camera
 from nora_core.types import Observation
 from nora_policy.checkpoints import checkpoint
-from nora_policy.checkpoints.tiny import make_config, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_tokenizer
 from nora_policy.models import backbone, nora15
 from nora_policy.models.config import NORA15_3B, NoraConfig
 from nora_policy.models.inputs import ModelInputs

@@ -19,7 +19,7 @@ from machine import show
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nora_policy.checkpoints.tiny import make_config, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_tokenizer
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.grammar import Grammar, Sentence

@@ -28,7 +28,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from nora_core.types import Observation
-from nora_policy.checkpoints.tiny import make_config, make_fast_tokenizer, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.models.expert import Prefix
 from nora_policy.models.inputs import IGNORED, ModelInputs
 from nora_policy.models.nora15 import Nora15

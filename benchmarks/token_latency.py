@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from nora_core.embodiment import Camera
 from nora_core.types import Observation
-from nora_policy.checkpoints.tiny import make_config, make_fast_tokenizer, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.models.config import NORA_LONG_3B
 from nora_policy.models.expert import Prefix
 from nora_policy.models.fast import FastTokenizer

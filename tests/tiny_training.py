@@ -13,7 +13,7 @@ import torch
 from nora_core.embodiment import Embodiment
 from nora_core.normalization import Statistics
 from nora_policy.checkpoints import checkpoint
-from nora_policy.checkpoints.tiny import make_config, make_fast_tokenizer, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.nora15 import build
 from nora_training.data import dataset

@@ -9,7 +9,7 @@ import torch
 
 from nora_core.embodiment import Embodiment
 from nora_core.types import Observation
-from nora_policy.checkpoints import checkpoint, tiny
+from nora_policy.checkpoints import checkpoint, untrained
 from nora_policy.models.grammar import Grammar, Sentence
 from nora_policy.models.inputs import ModelInputs
 from nora_policy.policy import Policy
@@ -55,7 +55,7 @@ def test_flow_steps_never_wait_for_the_gpu():
 
 
 def test_a_policy_answers_in_bfloat16(tmp_path):
-    tiny.write(tmp_path, EMBODIMENT)
+    untrained.write_tiny(tmp_path, EMBODIMENT)
     embodiment = Embodiment.load(EMBODIMENT)
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     observation = Observation((rgb,), "pick up the red cube", 0)
@@ -65,13 +65,13 @@ def test_a_policy_answers_in_bfloat16(tmp_path):
         policy.warm_up()
         assert policy.device.type == device
         chunks[device] = policy.infer(observation).actions_TA
-    span = np.array([*(2 * tiny.STEP), 1.0])
+    span = np.array([*(2 * untrained.STEP), 1.0])
     assert np.abs((chunks["cpu"] - chunks["cuda"]) / span).max() < 0.1
 
 
 @torch.no_grad()
 def test_the_gpu_writes_the_tokens_of_the_cpu(tmp_path):
-    tiny.write(tmp_path, EMBODIMENT)
+    untrained.write_tiny(tmp_path, EMBODIMENT)
     config = checkpoint.load_config(tmp_path)
     grammar = Grammar(checkpoint.load_fast(tmp_path, config), config.horizon, config.action_dim)
     inputs, _ = golden()

@@ -21,7 +21,7 @@ from nora_core.normalization import normalize
 from nora_core.observation import ObservationBuffer
 from nora_core.ros import convert
 from nora_core.types import Observation
-from nora_policy.checkpoints.tiny import make_config, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_tokenizer
 from nora_policy.preprocess import Preprocessor
 from nora_training.data.build import Build
 from nora_training.data.dataset import Dataset

@@ -34,7 +34,7 @@ ERROR = ExecuteInstruction.Result
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    tiny = [sys.executable, "-m", "nora_policy.checkpoints.tiny", "--out", str(folder)]
+    tiny = [sys.executable, "-m", "nora_policy.checkpoints.untrained", "--out", str(folder)]
     subprocess.run([*tiny, "--embodiment", str(EMBODIMENT)], check=True)
     return folder
 

@@ -10,7 +10,7 @@ from nora_bringup.trials import ros
 from nora_bringup.trials.trial import Trial
 from nora_core.paths import embodiment_file
 from nora_core.types import GoalError
-from nora_policy.checkpoints import tiny
+from nora_policy.checkpoints import untrained
 from nora_training.evaluation.cli import Trials, run_trials
 
 EMBODIMENT = embodiment_file("sim_widowx")
@@ -41,7 +41,7 @@ class Client:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    tiny.write(tmp_path / "tiny", EMBODIMENT)
+    untrained.write_tiny(tmp_path / "tiny", EMBODIMENT)
     path = tmp_path / "study.yaml"
     path.write_text(PROTOCOL)
 

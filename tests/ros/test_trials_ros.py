@@ -36,7 +36,7 @@ from nora_core.sim.expert import Expert, Scene
 from nora_core.sim.task import parse
 from nora_core.trials.record import Job, Record, Setup, record_of
 from nora_core.types import ActionChunk, Float64, Observation
-from nora_policy.checkpoints import tiny
+from nora_policy.checkpoints import untrained
 from nora_training.evaluation.rollout import roll_out
 
 FILE = embodiment_file("sim_widowx")
@@ -199,7 +199,7 @@ def test_ros_and_in_process_runs_of_the_same_seed_agree(ros: Any, spawn: Any) ->
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    tiny.write(folder / "tiny", FILE)
+    untrained.write_tiny(folder / "tiny", FILE)
     (folder / "plain.yaml").write_text(PROTOCOL)
     (folder / "judged.yaml").write_text(PROTOCOL + "judge: operator\nbags: true\n")
     return folder

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from nora_policy.checkpoints import tiny
+from nora_policy.checkpoints import untrained
 from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD
 from nora_policy.models.config import NoraConfig, TokenHeadConfig
 from nora_policy.models.inputs import ModelInputs
@@ -21,8 +21,8 @@ from nora_policy.models.nora15 import Nora15, build
 State = dict[str, torch.Tensor]
 Change = Callable[[State], State]
 PENALTY = 1.05
-TOKENIZER = tiny.make_tokenizer()
-FAST = tiny.make_fast_tokenizer()
+TOKENIZER = untrained.make_tokenizer()
+FAST = untrained.make_fast_tokenizer()
 IMAGES = {
     "min_pixels": 3136,
     "max_pixels": 12845056,
@@ -38,7 +38,7 @@ STATISTICS = {"q01": [-0.02] * 6 + [0.0], "q99": [0.02] * 6 + [1.0], "mask": [Tr
 
 def network(kind: str, seed: int = 0) -> Nora:
     """`nora`, `nora-long` or `nora-1.5` with random weights and the penalty of a release."""
-    config = tiny.make_config(TOKENIZER)
+    config = untrained.make_config(TOKENIZER)
     assert config.token_head is not None
     head = TokenHeadConfig(config.token_head.end_token, PENALTY)
     config = dataclasses.replace(config, token_head=head)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nora_policy.checkpoints import checkpoint, tiny
+from nora_policy.checkpoints import checkpoint, untrained
 from nora_policy.models.config import NORA15_3B
 from nora_policy.models.inputs import ModelInputs
 from nora_policy.models.nora15 import Nora15
@@ -23,7 +23,7 @@ Q_PROJ = "action_expert.layers.0.self_attn.q_proj.weight"
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> tuple[Path, Nora15]:
     folder = tmp_path_factory.mktemp("saved")
-    return folder, tiny.write(folder, EMBODIMENT, seed=3)
+    return folder, untrained.write_tiny(folder, EMBODIMENT, seed=3)
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_the_output_stays_tied_to_the_embedding(saved):
 
 
 def test_an_output_of_its_own_is_kept(tmp_path):
-    tokenizer = tiny.make_tokenizer()
-    config = tiny.make_config(tokenizer)
+    tokenizer = untrained.make_tokenizer()
+    config = untrained.make_config(tokenizer)
     text = dataclasses.replace(config.text_config, tie_word_embeddings=False)
     model = Nora15(dataclasses.replace(config, text_config=text))
     checkpoint.save(tmp_path, model, tokenizer)
@@ -100,7 +100,7 @@ def test_a_type_of_number_can_be_chosen(saved):
 
 def test_the_same_seed_gives_the_same_checkpoint(saved, tmp_path):
     for seed, is_same in ((3, True), (4, False)):
-        model = tiny.write(tmp_path, EMBODIMENT, seed)
+        model = untrained.write_tiny(tmp_path, EMBODIMENT, seed)
         assert torch.equal(velocity(model), velocity(saved[1])) == is_same
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tiny_training import CONFIG, write_dataset
 
-from nora_policy.checkpoints import tiny
+from nora_policy.checkpoints import untrained
 from nora_training.evaluation.compare import cli as command
 from nora_training.evaluation.compare.cli import Compare, draw, run
 from nora_training.evaluation.compare.comparison import Answers, Comparison, distance
@@ -68,7 +68,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     write_dataset(folder / "data", val_fraction=1.0)
     for seed, name in enumerate(("one", "two")):
-        tiny.write(folder / name, CONFIG, seed)
+        untrained.write_tiny(folder / name, CONFIG, seed)
     return folder
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
-from nora_policy.checkpoints.tiny import make_config, make_fast_tokenizer, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.models.backbone import VisionAttention
 from nora_policy.models.config import NORA15_3B, NORA_3B, NORA_LONG_3B, TokenHeadConfig
 from nora_policy.models.grammar import FreeSentence, Grammar, Sentence

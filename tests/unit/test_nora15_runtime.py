@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nora_policy.checkpoints.tiny import make_config, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_tokenizer
 from nora_policy.models import nora15
 from nora_policy.models.config import ExpertConfig, NoraConfig
 from nora_policy.models.expert import ActionExpert, Prefix, PrefixBuffer

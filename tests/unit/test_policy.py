@@ -11,7 +11,7 @@ import torch
 
 from nora_core.embodiment import Embodiment
 from nora_core.types import Observation
-from nora_policy.checkpoints import checkpoint, tiny
+from nora_policy.checkpoints import checkpoint, untrained
 from nora_policy.policy import Policy
 
 EMBODIMENT = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
@@ -21,7 +21,7 @@ STAMP_NS = 1_234_567_890_123
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    tiny.write(folder, EMBODIMENT)
+    untrained.write_tiny(folder, EMBODIMENT)
     return folder
 
 
@@ -61,7 +61,7 @@ def test_a_chunk_is_complete(policy, embodiment):
 
 def test_actions_stay_within_what_was_seen_in_training(policy):
     actions = np.stack([chunk.actions_TA for chunk in policy.sample(observe(), 64)])
-    assert np.abs(actions[..., :6]).max(axis=(0, 1)) == pytest.approx(tiny.STEP)
+    assert np.abs(actions[..., :6]).max(axis=(0, 1)) == pytest.approx(untrained.STEP)
     assert actions[..., 6].min() == 0.0
     assert actions[..., 6].max() == 1.0
     assert np.unique(actions[..., 6]).size > 100
@@ -127,7 +127,7 @@ def test_tokens_become_complete_chunks_within_what_was_seen(writer, policy):
     chunks = writer.sample(observe(), 32)
     actions = np.stack([chunk.actions_TA for chunk in chunks])
     assert actions.shape == (32, 5, 7)
-    assert (np.abs(actions[..., :6]) <= tiny.STEP).all()
+    assert (np.abs(actions[..., :6]) <= untrained.STEP).all()
     assert set(np.unique(actions[..., 6])) == {0.0, 1.0}
     assert all(0 < chunk.num_tokens <= 70 for chunk in chunks)
     assert [chunk.num_tokens for chunk in policy.sample(observe(), 2)] == [0, 0]
@@ -184,7 +184,9 @@ def test_legacy_scales_the_gripper_like_everything_else(saved, embodiment):
     raw_gripper = 2 * old[..., 6] - 1  # q01 = 0, q99 = 1
     np.testing.assert_array_equal(new[..., 6], raw_gripper > 0.5)
     assert (old[..., 6] < 0.5).any()
-    np.testing.assert_allclose(np.clip(old[..., :6], -tiny.STEP, tiny.STEP), new[..., :6])
+    np.testing.assert_allclose(
+        np.clip(old[..., :6], -untrained.STEP, untrained.STEP), new[..., :6]
+    )
     assert not np.array_equal(old[..., :6], new[..., :6])
 
 

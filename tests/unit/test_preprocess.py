@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from nora_core.embodiment import Camera
 from nora_core.images import orient, resize
 from nora_core.types import Observation
-from nora_policy.checkpoints.tiny import make_config, make_tokenizer
+from nora_policy.checkpoints.untrained import make_config, make_tokenizer
 from nora_policy.models.config import NORA15_3B
 from nora_policy.preprocess import Preprocessor, patchify
 

@@ -31,7 +31,7 @@ from nora_core.trials.record import Job, Record, Result, Setup, record_of, resul
 from nora_core.trials.sheet import write_sheet
 from nora_core.trials.statistics import mcnemar, share
 from nora_core.types import ActionChunk, Observation
-from nora_policy.checkpoints import tiny
+from nora_policy.checkpoints import untrained
 from nora_training.evaluation.cli import Trials, run_trials
 from nora_training.evaluation.rollout import observe, roll_out, serve
 
@@ -54,7 +54,7 @@ video: all
 def study(tmp_path_factory):
     """A folder with a protocol and the tiny checkpoint it names."""
     folder = tmp_path_factory.mktemp("study")
-    tiny.write(folder / "tiny", EMBODIMENT)
+    untrained.write_tiny(folder / "tiny", EMBODIMENT)
     (folder / "study.yaml").write_text(PROTOCOL)
     return folder
 
@@ -274,7 +274,7 @@ def test_identity_notices_every_change_that_matters(study, tmp_path):
     assert identity(Protocol.load(path), EMBODIMENT, has_ros=False) == before
     with_ros = identity(protocol, EMBODIMENT, has_ros=True)
     assert changed(with_ros, identity(Protocol.load(path), EMBODIMENT, True)) == {"run"}
-    tiny.write(tmp_path / "tiny", EMBODIMENT, seed=1)
+    untrained.write_tiny(tmp_path / "tiny", EMBODIMENT, seed=1)
     other = Protocol.load(study / "study.yaml", {"b": tmp_path / "tiny"})
     assert changed(before, identity(other, EMBODIMENT, has_ros=False)) == {"checkpoint b"}
     with pytest.raises(FileNotFoundError, match="expected the folder of a checkpoint"):
