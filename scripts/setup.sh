@@ -33,7 +33,7 @@ main() {
     step "env.sh" write_env
 }
 
-# ---- what is there ---------------------------------------------------------------------------------------------------
+# ---- prerequisites --------------------------------------------------------------------------------------------------
 
 choose_role() {
     role="${ROLE:-$(stamp .venv/role)}"
@@ -214,7 +214,7 @@ workspace_python_path() {
     env -i PATH="$PATH" bash -c 'source install/local_setup.bash; printf %s "$PYTHONPATH"'
 }
 
-# ---- telling -----------------------------------------------------------------------------------------------------------
+# ---- messages -------------------------------------------------------------------------------------------------------
 
 # step TEXT COMMAND...: run it with its output in the log, print one line; `detail` may say more.
 step() {
