@@ -191,7 +191,7 @@ def run(settings: Settings) -> str:
     sizes = count(model)
     if settings.size == "3b":
         assert sizes == (BACKBONE_PARAMETERS, EXPERT_PARAMETERS), sizes
-    camera = Camera("primary", "camera/image_raw", "rgb8", max_age_s=1.0)
+    camera = Camera(name="primary", topic="camera/image_raw", encoding="rgb8", max_age_s=1.0)
     preprocessor = Preprocessor(config, tokenizer, (camera,))
     rows = [measure(model, preprocessor, samples, settings) for samples in settings.samples]
     kind = "CUDA" if device.type == "cuda" else "CPU"

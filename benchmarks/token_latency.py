@@ -156,7 +156,7 @@ def run(settings: Settings) -> str:
     model = build(config, device, dtype)
     fast = FastTokenizer.load(settings.fast) if settings.fast else make_fast_tokenizer()
     grammar = Grammar(fast, config.horizon, config.action_dim)
-    camera = Camera("primary", "camera/image_raw", "rgb8", max_age_s=1.0)
+    camera = Camera(name="primary", topic="camera/image_raw", encoding="rgb8", max_age_s=1.0)
     preprocessor = Preprocessor(config, tokenizer, (camera,))
     rows = [measure(model, preprocessor, grammar, k, settings) for k in settings.samples]
     kind = "CUDA" if device.type == "cuda" else "CPU"

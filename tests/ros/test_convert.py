@@ -59,9 +59,20 @@ def test_corrupt_images_are_refused(field, value, message):
         convert.frame_from_msg(msg, "rgb8")
 
 
+def chunk_of(actions_TA, stamp_ns) -> ActionChunk:
+    return ActionChunk(
+        actions_TA=actions_TA,
+        step_period_s=0.2,
+        stamp_ns=stamp_ns,
+        instruction="go",
+        action_names=NAMES,
+        frame="base_link",
+    )
+
+
 def test_chunk_round_trip():
     actions = np.random.default_rng(1).normal(size=(5, 7))
-    chunk = ActionChunk(actions, 0.2, 1_700_000_000_123_456_789, "go", NAMES, "base_link")
+    chunk = chunk_of(actions, 1_700_000_000_123_456_789)
     msg = convert.chunk_to_msg(chunk, 0.01)
     back = convert.chunk_from_msg(msg)
     np.testing.assert_array_equal(back.actions_TA, actions)
@@ -76,7 +87,7 @@ def test_chunk_round_trip():
 
 @pytest.mark.parametrize(("steps", "values"), [(5, 34), (0, 0), (4, 35)])
 def test_chunks_of_wrong_length_are_refused(steps, values):
-    chunk = ActionChunk(np.zeros((5, 7)), 0.2, 1, "go", NAMES, "base_link")
+    chunk = chunk_of(np.zeros((5, 7)), 1)
     msg = convert.chunk_to_msg(chunk, 0.0)
     msg.num_steps, msg.actions = steps, array("d", [0.0] * values)
     with pytest.raises(ValueError, match=rf"actions: expected .* got {values}"):

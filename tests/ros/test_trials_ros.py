@@ -55,7 +55,14 @@ video: all
 
 def chunk(action_A: Float64, stamp_ns: int) -> ActionChunk:
     action = Embodiment.load(FILE).action
-    return ActionChunk(action_A[None], PERIOD_S, stamp_ns, CUBE, action.names, action.frame)
+    return ActionChunk(
+        actions_TA=action_A[None],
+        step_period_s=PERIOD_S,
+        stamp_ns=stamp_ns,
+        instruction=CUBE,
+        action_names=action.names,
+        frame=action.frame,
+    )
 
 
 class RecordingCell(Cell):

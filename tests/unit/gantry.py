@@ -53,7 +53,7 @@ def chunk(actions_TA, stamp_ns, **fields) -> ActionChunk:
         "frame": BASE.action.frame,
         **fields,
     }
-    return ActionChunk(np.array(actions_TA, np.float64), stamp_ns=stamp_ns, **values)
+    return ActionChunk(actions_TA=np.array(actions_TA, np.float64), stamp_ns=stamp_ns, **values)
 
 
 def step(gripper=1.0, **axes) -> list[float]:

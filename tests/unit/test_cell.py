@@ -26,7 +26,12 @@ def cell():
 def chunk(stamp_ns, *xyz, gripper=1.0):
     action_A = np.array([*xyz, 0.0, 0.0, 0.0, gripper])
     return ActionChunk(
-        action_A[None], ACTION.step_period_s, stamp_ns, TASK, ACTION.names, ACTION.frame
+        actions_TA=action_A[None],
+        step_period_s=ACTION.step_period_s,
+        stamp_ns=stamp_ns,
+        instruction=TASK,
+        action_names=ACTION.names,
+        frame=ACTION.frame,
     )
 
 

@@ -17,7 +17,14 @@ def observation(stamp_ns: int) -> Observation:
 
 
 def chunk_of(seen: Observation) -> ActionChunk:
-    return ActionChunk(np.zeros((1, 7)), 0.2, seen.stamp_ns, seen.instruction, ("x",) * 7, "base")
+    return ActionChunk(
+        actions_TA=np.zeros((1, 7)),
+        step_period_s=0.2,
+        stamp_ns=seen.stamp_ns,
+        instruction=seen.instruction,
+        action_names=("x",) * 7,
+        frame="base",
+    )
 
 
 class Record:

@@ -9,8 +9,8 @@ from nora_core.types import Frame, Observation
 
 SECOND = 1_000_000_000
 CAMERAS = (
-    Camera("front", "front/image", "rgb8", max_age_s=0.5),
-    Camera("wrist", "wrist/image", "rgb8", max_age_s=0.5),
+    Camera(name="front", topic="front/image", encoding="rgb8", max_age_s=0.5),
+    Camera(name="wrist", topic="wrist/image", encoding="rgb8", max_age_s=0.5),
 )
 
 

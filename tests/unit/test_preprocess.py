@@ -21,7 +21,7 @@ from nora_policy.models.config import NORA15_3B
 from nora_policy.preprocess import Preprocessor, patchify
 
 GOLDEN = Path(__file__).parents[1] / "golden/resize_lanczos3_224.npz"
-CAMERA = Camera("primary", "camera/image_raw", "rgb8", max_age_s=0.4)
+CAMERA = Camera(name="primary", topic="camera/image_raw", encoding="rgb8", max_age_s=0.4)
 sizes = st.integers(1, 90)
 
 

@@ -323,7 +323,12 @@ class Follower:
         names = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
         actions_TA = np.tile(self.step_A, (5, 1))
         return ActionChunk(
-            actions_TA, 0.2, observation.stamp_ns, observation.instruction, names, "base_link"
+            actions_TA=actions_TA,
+            step_period_s=0.2,
+            stamp_ns=observation.stamp_ns,
+            instruction=observation.instruction,
+            action_names=names,
+            frame="base_link",
         )
 
 

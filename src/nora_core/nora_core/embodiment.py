@@ -17,7 +17,7 @@ from nora_core import strict_yaml
 GRIPPER_JOINT = "left_finger"  # among the joints of a driver
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
     """A camera the policy sees.
 
@@ -40,7 +40,7 @@ class Camera:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
     """The action space, and how chunks are executed: at most `execute_steps` of each.
 
@@ -83,7 +83,7 @@ class Workspace:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Per axis: of one policy step, and of the commanded target in time."""
 
@@ -100,7 +100,7 @@ class Limits:
         _require_positive(self, *(f.name for f in dataclasses.fields(self)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """Kinematic model: an MJCF file of `nora_bringup/sim/models`, its joints and tool site."""
 
@@ -151,7 +151,7 @@ class Driver:
     state_topic: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Safety:
     """When the bridge stops on its own, and how carefully it starts.
 
@@ -175,7 +175,7 @@ class Safety:
             raise ValueError(f"first_motion_steps: expected >= 0, got {self.first_motion_steps}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Embodiment:
     """Everything that differs between two robots. `workspace: null` loads but never moves.
 

@@ -42,7 +42,7 @@ class Observation:
     stamp_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ActionChunk:
     """Relative end-effector steps in physical units.
 

@@ -199,16 +199,16 @@ class ArmController:
         """As of the last tick."""
         counts = self._counts
         return Status(
-            self._mode,
-            self.is_estopped,
-            self._hold,
-            self._last_refusal,
-            counts["chunks_accepted"],
-            counts["chunks_refused"],
-            counts["steps_executed"],
-            counts["steps_clamped"],
-            counts["steps_refused"],
-            self._observation_stamp_ns,
+            mode=self._mode,
+            is_estopped=self.is_estopped,
+            hold=self._hold,
+            last_refusal=self._last_refusal,
+            chunks_accepted=counts["chunks_accepted"],
+            chunks_refused=counts["chunks_refused"],
+            steps_executed=counts["steps_executed"],
+            steps_clamped=counts["steps_clamped"],
+            steps_refused=counts["steps_refused"],
+            observation_stamp_ns=self._observation_stamp_ns,
         )
 
     # motions, one period each

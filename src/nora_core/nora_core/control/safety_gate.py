@@ -52,7 +52,7 @@ class Refusal:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SafeTarget:
     """What a driver may send: tool pose, gripper (0 closed ... 1 open), joints (J,), its time."""
 
@@ -278,7 +278,12 @@ class SafetyGate:
         return f"{what} {_vector(position_m)} m, box {low} ... {high}"
 
     def _target(self, now_ns: int) -> SafeTarget:
-        return SafeTarget(self._command.pose, self.gripper, self._command.joints_rad, now_ns)
+        return SafeTarget(
+            pose=self._command.pose,
+            gripper=self.gripper,
+            joints_rad=self._command.joints_rad,
+            stamp_ns=now_ns,
+        )
 
 
 def _cartesian_motion(limits: Limits, period_s: float) -> Motion:

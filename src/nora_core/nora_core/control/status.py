@@ -35,7 +35,7 @@ class Executed:
     observation_stamp_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """As `nora_msgs/msg/CommandStatus`; `observation_stamp_ns` is None when no step is played."""
 

@@ -66,12 +66,12 @@ def chunk_from_msg(msg: ActionChunkMsg) -> ActionChunk:
         )
     actions_TA = np.array(msg.actions, np.float64).reshape(num_steps, num_names)
     return ActionChunk(
-        actions_TA,
-        msg.step_period,
-        to_ns(msg.header.stamp),
-        msg.instruction,
-        tuple(msg.action_names),
-        msg.header.frame_id,
+        actions_TA=actions_TA,
+        step_period_s=msg.step_period,
+        stamp_ns=to_ns(msg.header.stamp),
+        instruction=msg.instruction,
+        action_names=tuple(msg.action_names),
+        frame=msg.header.frame_id,
     )
 
 

@@ -116,12 +116,12 @@ class Demonstration:
         action = self._action
         self._cell.play(
             ActionChunk(
-                action_A[None],
-                action.step_period_s,
-                self._image_ns,
-                self._instruction,
-                action.names,
-                action.frame,
+                actions_TA=action_A[None],
+                step_period_s=action.step_period_s,
+                stamp_ns=self._image_ns,
+                instruction=self._instruction,
+                action_names=action.names,
+                frame=action.frame,
             )
         )
 
