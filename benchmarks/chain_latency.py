@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from nora_bringup.graph import NodeSpec, Options, node_specs
 from nora_bringup.standalone import start_graph
-from nora_bringup.trials.trial import Trial, TrialClient, trial_client
+from nora_bringup.trials.client import TrialClient, trial_client
+from nora_bringup.trials.telemetry import Trial
 from nora_core.embodiment import Embodiment
 from nora_core.paths import embodiment_file
 from nora_core.ros import convert
@@ -75,7 +76,7 @@ def _run(client: TrialClient, seconds: float) -> Trial:
         def on_progress(elapsed_s: float) -> None:
             bar.update(elapsed_s - bar.n)
 
-        return client.run(INSTRUCTION, 0, seconds, on_progress)
+        return client.run(INSTRUCTION, 0, timeout_s=seconds, on_progress=on_progress)
 
 
 def measure_policy(settings: Settings, policy: NodeSpec, logs: Path) -> Milliseconds:
@@ -152,7 +153,7 @@ def main(settings: Settings) -> None:
         ]
         embodiment = ["--embodiment", str(embodiment_file("sim_widowx"))]
         subprocess.run([*tiny, *embodiment], check=True, stdout=subprocess.DEVNULL)
-        options = Options("sim_widowx", str(folder / "tiny"), settings.device, seed=0)
+        options = Options(checkpoint=str(folder / "tiny"), device=settings.device, seed=0)
         specs = node_specs(options)
         alone_N2 = measure_policy(settings, specs[-1], folder)
         text = table(measure_graph(settings, specs, folder), alone_N2)

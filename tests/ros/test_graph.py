@@ -14,23 +14,25 @@ def executables(options: Options) -> list[str]:
 
 
 def test_simulated_arm_brings_its_simulator_and_the_bridge_is_up_before_the_policy():
-    assert executables(Options("sim_widowx", "weights")) == ["sim", "bridge", "policy"]
-    assert executables(Options("sim_widowx", "weights", sim="false")) == ["bridge", "policy"]
+    assert executables(Options(checkpoint="weights")) == ["sim", "bridge", "policy"]
+    assert executables(Options(checkpoint="weights", sim="false")) == ["bridge", "policy"]
 
 
 @pytest.mark.parametrize("robot", ["widowx", "galaxea_a1"])
 def test_real_arms_have_no_simulator(robot):
-    assert executables(Options(robot, "weights")) == ["bridge", "policy"]
+    assert executables(Options(embodiment=robot, checkpoint="weights")) == ["bridge", "policy"]
 
 
 def test_no_checkpoint_means_no_policy():
-    assert executables(Options("sim_widowx")) == ["sim", "bridge"]
+    assert executables(Options()) == ["sim", "bridge"]
 
 
 def test_every_node_gets_the_same_embodiment_file_and_absolute_paths(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(embodiment_file("sim_widowx").read_text())
-    specs = node_specs(Options(str(file), "weights", "cpu", "fast", seed=3))
+    specs = node_specs(
+        Options(embodiment=str(file), checkpoint="weights", device="cpu", head="fast", seed=3)
+    )
     assert {spec.parameters["embodiment_file"] for spec in specs} == {str(file)}
     policy = specs[-1].parameters
     assert Path(str(policy["checkpoint"])).is_absolute()
@@ -52,12 +54,20 @@ def test_a_slowed_simulation_is_everybodys_clock():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (Options("nobody"), FileNotFoundError, r"nobody.yaml.*available: .*sim_widowx"),
+        (Options(embodiment="nobody"), FileNotFoundError, r"nobody.yaml.*available: .*sim_widowx"),
         (Options(sim="maybe"), ValueError, r"sim: expected auto, true or false, got 'maybe'"),
         (Options(head="slow"), ValueError, r"head: expected auto, flow or fast, got 'slow'"),
-        (Options("widowx", sim="true"), ValueError, r"sim: expected an embodiment whose driver"),
+        (
+            Options(embodiment="widowx", sim="true"),
+            ValueError,
+            r"sim: expected an embodiment whose driver",
+        ),
         (Options(real_time_factor=0.0), ValueError, r"real_time_factor: expected more than 0"),
-        (Options("widowx", real_time_factor=2.0), ValueError, r"real_time_factor: expected 1 wit"),
+        (
+            Options(embodiment="widowx", real_time_factor=2.0),
+            ValueError,
+            r"real_time_factor: expected 1 wit",
+        ),
     ],
 )
 def test_wrong_choices_are_clear_errors(options, error, message):
@@ -71,7 +81,7 @@ def test_a_wrong_key_in_a_file_of_ones_own_is_named(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(data))
     with pytest.raises(ValueError, match=r"mine.yaml: speed: unknown key"):
-        node_specs(Options(str(file)))
+        node_specs(Options(embodiment=str(file)))
 
 
 def test_the_dds_profile_is_where_the_launchers_look():

@@ -6,12 +6,12 @@ import contextlib
 
 import pytest
 
-from nora_bringup.trials import ros
-from nora_bringup.trials.trial import Trial
+from nora_bringup.trials import runner
+from nora_bringup.trials.command import Trials, run_trials
+from nora_bringup.trials.telemetry import Trial
 from nora_core.paths import embodiment_file
-from nora_core.types import GoalError
+from nora_core.types import GoalError, Outcome
 from nora_policy.checkpoints import untrained
-from nora_training.evaluation.cli import Trials, run_trials
 
 EMBODIMENT = embodiment_file("sim_widowx")
 PROTOCOL = """
@@ -25,7 +25,7 @@ video: none
 
 
 class Client:
-    """Its trials end as told; keeps their seeds."""
+    """A client whose trials end as given; keeps their seeds."""
 
     def __init__(self, *endings):
         self.endings, self.seeds = list(endings), []
@@ -33,10 +33,16 @@ class Client:
     def prepare(self, instruction, seed):
         pass
 
-    def run(self, instruction, seed, timeout_s, on_progress, settle_s):
+    def run(self, instruction, seed, **_):
         self.seeds.append(seed)
         code = self.endings.pop(0)
-        return Trial(instruction, seed, code, f"because of {code.name}", duration_s=1.0)
+        return Trial(
+            instruction=instruction,
+            seed=seed,
+            error_code=code,
+            error_msg=f"because of {code.name}",
+            duration_s=1.0,
+        )
 
 
 @pytest.fixture
@@ -46,11 +52,11 @@ def run(tmp_path, monkeypatch):
     path.write_text(PROTOCOL)
 
     def run(client):
-        def connect(options, logs):
+        def connect(options, logs, say):
             return contextlib.nullcontext(client)
 
-        monkeypatch.setattr(ros, "graph_client", connect)
-        return run_trials(Trials(str(path), tmp_path / "out", ros=True))
+        monkeypatch.setattr(runner, "graph_client", connect)
+        return run_trials(Trials(str(path), tmp_path / "out"))
 
     return run
 
@@ -72,5 +78,5 @@ def test_every_other_end_of_a_trial_is_a_record(run, ending):
     records = run(Client(ending, ending))
     is_policy = ending is GoalError.INFERENCE_FAILED
     assert [(r.result.outcome, "because of" in r.result.error) for r in records] == [
-        ("failure", is_policy)
+        (Outcome.FAILURE, is_policy)
     ] * 2

@@ -26,7 +26,7 @@ from nora_msgs.srv import ResetSimulation, SetMode
 from rclpy.action import ActionServer
 from std_srvs.srv import Trigger
 
-from nora_bringup.trials.trial import TrialClient
+from nora_bringup.trials.client import TrialClient
 from nora_core.control.controller import CONTROL_PERIOD_S
 from nora_core.embodiment import Embodiment
 from nora_core.paths import embodiment_file
@@ -35,7 +35,7 @@ from nora_core.sim.cell import Cell
 from nora_core.sim.expert import Expert, Scene
 from nora_core.sim.task import parse
 from nora_core.trials.record import Job, Record, Setup, record_of
-from nora_core.types import ActionChunk, Float64, Observation
+from nora_core.types import ActionChunk, Float64, Observation, Outcome
 from nora_policy.checkpoints import untrained
 from nora_training.evaluation.rollout import roll_out
 
@@ -167,12 +167,22 @@ def farthest(points_N3: Float64, path_M3: Float64) -> float:
 def test_ros_and_in_process_runs_of_the_same_seed_agree(ros: Any, spawn: Any) -> None:
     cell = RecordingCell()
     expert = ScriptedExpert(cell)
-    job = Job("expert", "", "flow", "normal", SEED, CUBE, CUBE)
-    setup = Setup(str(FILE), 16, 0.0, 20.0, "none", "")
+    job = Job(
+        checkpoint="expert",
+        folder="",
+        head="flow",
+        condition="normal",
+        seed=SEED,
+        instruction=CUBE,
+        policy_instruction=CUBE,
+    )
+    setup = Setup(
+        embodiment=str(FILE), image_size=16, delay_s=0.0, seconds=20.0, video="none", video_dir=""
+    )
     cell.reset(SEED, CUBE)
     placed = cell.simulator.object_positions
     found = roll_out(cell, expert, job, setup)
-    assert found.outcome == "success"
+    assert found.outcome is Outcome.SUCCESS
     at_end = cell.simulator.object_positions["red cube"]
     cell.close()
 
@@ -308,7 +318,7 @@ def test_an_operator_judges_blindly_at_a_terminal(study: Path, tmp_path: Path) -
         os.close(ours)
     assert "secret was policy A" in said.getvalue()
     (record,) = records(tmp_path)
-    assert (record.result.outcome, record.result.distractor_grasps) == ("success", 1)
+    assert (record.result.outcome, record.result.distractor_grasps) == (Outcome.SUCCESS, 1)
     (label,) = tmp_path.glob("bags/*/*/label.yaml")
     facts = yaml.safe_load(label.read_text())
     assert facts["outcome"] == "success"

@@ -17,7 +17,7 @@ from nora_core.bags.check import check
 from nora_core.bags.label import Label, Provenance
 from nora_core.embodiment import Embodiment
 from nora_core.sim.cell import Cell
-from nora_core.sim.collect import HALF, Demos, main, make
+from nora_core.sim.collect import UNFINISHED, Demo, Demos, main, make, sole_user, table
 from nora_core.sim.demonstration import UNLABELLED, Course, Demonstration
 from nora_core.sim.expert import OPEN, STEP_M, Expert, Scene, draw_task
 from nora_core.sim.task import Task, parse
@@ -89,7 +89,7 @@ def test_the_expert_fetches_again_what_was_taken_from_it(cell):
         def step(self, scene):
             nonlocal num_lost
             action_A = step(scene)
-            if not num_lost and scene.things_m["red cube"][2] > 0.06:
+            if not num_lost and scene.positions_m["red cube"][2] > 0.06:
                 num_lost, action_A[-1] = 1, OPEN
             return action_A
 
@@ -105,10 +105,10 @@ coordinates = st.tuples(st.floats(0.1, 0.42), st.floats(-0.22, 0.22), st.floats(
 @given(tool=coordinates, cube=coordinates, opening=st.floats(0.0, 1.0), relation=st.booleans())
 def test_every_step_is_short_and_stays_inside(tool, cube, opening, relation):
     task = Task("red cube", "on" if relation else "near", "plate")
-    things_m = {"red cube": np.array(cube), "ball": np.array([0.3, 0.1, 0.02])}
-    things_m["plate"] = np.array([0.3, -0.1, 0.0])
-    radii_m = dict.fromkeys(things_m, 0.03)
-    scene = Scene(np.array(tool), np.array(tool), opening, things_m, radii_m)
+    positions_m = {"red cube": np.array(cube), "ball": np.array([0.3, 0.1, 0.02])}
+    positions_m["plate"] = np.array([0.3, -0.1, 0.0])
+    radii_m = dict.fromkeys(positions_m, 0.03)
+    scene = Scene(np.array(tool), np.array(tool), opening, positions_m, radii_m)
     action_A = Expert(task, BOX).step(scene)
     assert np.linalg.norm(action_A[:3]) <= STEP_M + 1e-9
     assert not action_A[3:6].any()
@@ -201,13 +201,13 @@ def test_what_is_there_is_kept_and_what_was_cut_off_made_again(tmp_path):
     assert wanted.prepare() == [0, 1, 2]
     make(wanted, ORIGIN, 1)
     before = digests(tmp_path / "episode_000001")
-    half = tmp_path / HALF / "episode_000000"
-    half.mkdir(parents=True)
-    (half / "episode_000000.mcap").write_bytes(b"\x89MCAP")
+    unfinished = tmp_path / UNFINISHED / "episode_000000"
+    unfinished.mkdir(parents=True)
+    (unfinished / "episode_000000.mcap").write_bytes(b"\x89MCAP")
     assert wanted.prepare() == [0, 2]
-    assert not half.exists()
+    assert not unfinished.exists()
     assert digests(tmp_path / "episode_000001") == before
-    with pytest.raises(ValueError, match="expected Settings"):
+    with pytest.raises(ValueError, match="its demonstrations have Settings"):
         demos(tmp_path, episodes=3, seed=1).prepare()
 
 
@@ -221,7 +221,7 @@ def test_the_command_goes_on_after_it_was_killed(tmp_path):
     num_kept = len(list(tmp_path.glob("episode_*")))
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{3 - num_kept} new, {num_kept} there already" in done.stdout
-    assert not (tmp_path / HALF).exists() or not any((tmp_path / HALF).iterdir())
+    assert not (tmp_path / UNFINISHED).exists() or not any((tmp_path / UNFINISHED).iterdir())
     outcomes = [json.loads(p.read_text())["outcome"] for p in tmp_path.glob("*/demo.json")]
     assert f"| all | 3 | {outcomes.count('success') / 3:.1%} |" in done.stdout
 
@@ -233,9 +233,36 @@ def wait_until(is_true, timeout_s=200.0):
         time.sleep(0.02)
 
 
+def test_only_one_command_works_in_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["nora-collect", "--episodes", "2", "--out", str(tmp_path)])
+    with sole_user(tmp_path), pytest.raises(SystemExit, match="2"):
+        main()
+    error = capsys.readouterr().err
+    assert (
+        error == f"error: {tmp_path}: another nora-collect is at work in this folder; wait for "
+        "it, or take another --out\n"
+    )
+    with sole_user(tmp_path):  # the lock is free again
+        pass
+
+
+def test_the_table_is_in_plain_words():
+    facts = {"outcome": "success", "distractor_grasps": 0, "num_steps": 9, "num_nudges": 0}
+    made = [
+        Demo(object="red cube", relation=relation, target=target, image_age_s=0.1, **facts)
+        for relation, target in (("on", "bowl"), ("on", "plate"), ("near", "bowl"))
+    ]
+    tasks = [line.split(" | ")[0] for line in table(made).splitlines()[2:-1]]
+    assert tasks == [
+        "| red cube near another object",
+        "| red cube in the bowl",
+        "| red cube on the plate",
+    ]
+
+
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys):
-    demos(tmp_path).prepare()
-    monkeypatch.setattr(sys, "argv", ["nora-demos", "--episodes", "2", "--out", str(tmp_path)])
+    demos(tmp_path, image_size=SIZE).prepare()
+    monkeypatch.setattr(sys, "argv", ["nora-collect", "--episodes", "2", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
         main()
     assert capsys.readouterr().err.startswith("error: ")

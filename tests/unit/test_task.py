@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nora_core.control.kinematics import MinkKinematics
 from nora_core.embodiment import Embodiment
 from nora_core.sim.simulator import Simulator
-from nora_core.sim.task import HOLD_NS, Judge, Task, TaskState, Thing, parse
+from nora_core.sim.task import HOLD_NS, Judge, ObjectState, Task, TaskState, parse
 from nora_core.types import Float64, Pose
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
@@ -148,8 +148,8 @@ def test_a_squeeze_is_no_grasp_until_it_lifts(sim: Simulator, kinematics: MinkKi
 def test_a_grasp_needs_both_fingers_and_a_lift(
     touches: set[str], lift_m: float, expected: bool
 ) -> None:
-    thing = Thing(np.zeros(3), 0.02, lift_m, 0.0, frozenset(touches))
-    assert thing.is_grasped == expected
+    state = ObjectState(np.zeros(3), 0.02, lift_m, 0.0, frozenset(touches))
+    assert state.is_grasped == expected
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_a_grasp_needs_both_fingers_and_a_lift(
 def test_to_reach_is_to_touch_or_to_come_close(
     touches: set[str], tool_m: float, expected: bool
 ) -> None:
-    thing = Thing(np.zeros(3), 0.02, 0.0, 0.0, frozenset(touches), tool_m)
-    assert thing.is_reached == expected
+    state = ObjectState(np.zeros(3), 0.02, 0.0, 0.0, frozenset(touches), tool_m)
+    assert state.is_reached == expected
 
 
 def test_held_over_the_plate_is_no_success(sim: Simulator, kinematics: MinkKinematics) -> None:
@@ -195,18 +195,18 @@ def test_move_near(sim: Simulator, kinematics: MinkKinematics) -> None:
 
 
 @given(
-    thing=st.sampled_from(OBJECTS),
+    moved=st.sampled_from(OBJECTS),
     target=st.sampled_from(RECEPTACLES),
     preposition=st.sampled_from(["on", "onto", "in", "into", "on top of", "near", "next to"]),
     article=st.sampled_from(["the ", ""]),
     end=st.sampled_from(["", ".", "  "]),
 )
 def test_grammar_reads_every_wording(
-    thing: str, target: str, preposition: str, article: str, end: str
+    moved: str, target: str, preposition: str, article: str, end: str
 ) -> None:
-    instruction = f"Put {article}{thing.upper()} {preposition} {article}{target}{end}"
+    instruction = f"Put {article}{moved.upper()} {preposition} {article}{target}{end}"
     relation = "near" if preposition in ("near", "next to") else "on"
-    assert parse(instruction, OBJECTS, RECEPTACLES) == Task(thing, relation, target)
+    assert parse(instruction, OBJECTS, RECEPTACLES) == Task(moved, relation, target)
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,10 @@ def test_unknown_instruction_says_what_there_is(instruction: str, names: list[st
 def test_success_needs_rest_for_a_while() -> None:
     """One finger's flicker, a rolling ball or a touch in passing is not a success."""
 
-    def scene(speed_m_s: float, touches: set[str]) -> dict[str, Thing]:
+    def scene(speed_m_s: float, touches: set[str]) -> dict[str, ObjectState]:
         origin = np.zeros(3)
-        ball = Thing(origin, 0.02, 0.005, speed_m_s, frozenset(touches))
-        return {"blue ball": ball, "plate": Thing(origin, 0.075, 0.0, 0.0, frozenset())}
+        ball = ObjectState(origin, 0.02, 0.005, speed_m_s, frozenset(touches))
+        return {"blue ball": ball, "plate": ObjectState(origin, 0.075, 0.0, 0.0, frozenset())}
 
     judge = Judge("", Task("blue ball", "on", "plate"))
     resting, rolling = scene(0.0, {"plate"}), scene(0.1, {"plate"})

@@ -30,7 +30,7 @@ from nora_core.trials.protocol import Protocol, Scene, instructions, jobs
 from nora_core.trials.record import Job, Record, Result, Setup, record_of, result_of, to_line
 from nora_core.trials.sheet import write_sheet
 from nora_core.trials.statistics import mcnemar, share
-from nora_core.types import ActionChunk, Observation
+from nora_core.types import ActionChunk, Observation, Outcome
 from nora_policy.checkpoints import untrained
 from nora_training.evaluation.cli import Trials, run_trials
 from nora_training.evaluation.rollout import observe, roll_out, serve
@@ -59,12 +59,29 @@ def study(tmp_path_factory):
     return folder
 
 
-def result(outcome="failure", reached=False, distractors=0, grasp_s=None):
-    return Result(outcome, reached, distractors, 10, 8.0, grasp_s, 0.2, 0.1)
+def result(outcome=Outcome.FAILURE, reached=False, distractors=0, grasp_s=None):
+    return Result(
+        outcome=outcome,
+        reached=reached,
+        distractor_grasps=distractors,
+        chunks=10,
+        duration_s=8.0,
+        grasp_s=grasp_s,
+        object_m=0.2,
+        tool_m=0.1,
+    )
 
 
-def job(checkpoint="a", seed=0, instruction=CUBE):
-    return Job(checkpoint, "folder", "flow", "normal", seed, instruction, instruction)
+def job(checkpoint="a", seed=0, instruction=CUBE, condition="normal", policy_instruction=None):
+    return Job(
+        checkpoint=checkpoint,
+        folder="folder",
+        head="flow",
+        condition=condition,
+        seed=seed,
+        instruction=instruction,
+        policy_instruction=policy_instruction or instruction,
+    )
 
 
 # statistics
@@ -146,9 +163,9 @@ def test_every_checkpoint_gets_the_same_scenes_and_tasks(seed, count, draw):
     assert scenes[0] == scenes[1] == scenes[2]
     for job in found:
         if job.condition == "normal":
-            assert job.told == job.instruction
+            assert job.policy_instruction == job.instruction
         else:  # another object than the one that is judged
-            assert job.told.split()[2:4] != job.instruction.split()[2:4]
+            assert job.policy_instruction.split()[2:4] != job.instruction.split()[2:4]
 
 
 def read(text: str) -> Protocol:
@@ -229,7 +246,10 @@ def test_tasks_must_be_about_the_scene():
 
 
 def test_a_log_survives_a_kill_in_the_middle_of_a_line(tmp_path):
-    first, second = Record(job(seed=0), result()), Record(job(seed=1), result("success", True))
+    first, second = (
+        Record(job(seed=0), result()),
+        Record(job(seed=1), result(Outcome.SUCCESS, True)),
+    )
     log = Log(tmp_path, {"protocol": "x"})
     log.append(first)
     log.append(second)
@@ -244,6 +264,19 @@ def test_a_log_survives_a_kill_in_the_middle_of_a_line(tmp_path):
         assert path.read_bytes() == whole
     with pytest.raises(ValueError, match="run with another protocol, scene; take another --out"):
         Log(tmp_path, {"protocol": "y", "scene": "z"})
+
+
+def test_a_line_of_an_older_log_is_read():
+    old = to_line(Record(job(), result())).replace('"policy_instruction"', '"told"')
+    assert record_of(old) == Record(job(), result())
+
+
+def test_the_log_has_outcomes_by_name_and_refuses_others():
+    line = to_line(result(Outcome.PARTIAL))
+    assert '"outcome": "partial"' in line
+    for word in ("unknown", "won"):
+        with pytest.raises(ValueError, match=f"outcome: expected .*, got '?{word}"):
+            result_of(line.replace("partial", word))
 
 
 def test_a_kill_before_the_first_trial_blocks_no_later_run(tmp_path, monkeypatch):
@@ -277,7 +310,7 @@ def test_identity_notices_every_change_that_matters(study, tmp_path):
     untrained.write_tiny(tmp_path / "tiny", EMBODIMENT, seed=1)
     other = Protocol.load(study / "study.yaml", {"b": tmp_path / "tiny"})
     assert changed(before, identity(other, EMBODIMENT, has_ros=False)) == {"checkpoint b"}
-    with pytest.raises(FileNotFoundError, match="expected the folder of a checkpoint"):
+    with pytest.raises(FileNotFoundError, match="the folder of a checkpoint is missing"):
         identity(Protocol.load(study / "study.yaml", {"b": tmp_path / "x"}), EMBODIMENT, False)
     with pytest.raises(ValueError, match=r"folders: expected checkpoints of .*, got \['c'\]"):
         Protocol.load(study / "study.yaml", {"c": tmp_path})
@@ -291,9 +324,9 @@ def changed(before, after):
 
 
 def test_the_sheet_says_what_the_records_say(tmp_path):
-    records = [Record(job("a", seed), result("success", True, 0, 2.0)) for seed in range(8)]
-    records += [Record(job("a", seed), result("partial", True, 1, 4.0)) for seed in (8, 9)]
-    records += [Record(job("b", seed), result("failure", False, 0)) for seed in range(10)]
+    records = [Record(job("a", seed), result(Outcome.SUCCESS, True, 0, 2.0)) for seed in range(8)]
+    records += [Record(job("a", seed), result(Outcome.PARTIAL, True, 1, 4.0)) for seed in (8, 9)]
+    records += [Record(job("b", seed), result(Outcome.FAILURE, False, 0)) for seed in range(10)]
     text = write_sheet(tmp_path, records, "a study")
     assert "| a | normal | 10 | 80% [49%, 94%] | 100% [72%, 100%] | 20% [6%, 51%] |" in text
     assert "| 20% [6%, 51%] | 10 | 2.0 s | 0 |" in text
@@ -301,7 +334,7 @@ def test_the_sheet_says_what_the_records_say(tmp_path):
     assert (tmp_path / "trials.md").read_text() == text + "\n"
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["outcome"] for row in rows] == [record.result.outcome for record in records]
+    assert [row["outcome"] for row in rows] == [record.result.outcome.text for record in records]
     assert (tmp_path / "trials.png").stat().st_size > 10_000
 
 
@@ -340,7 +373,14 @@ def cell():
 
 
 def setup(seconds=2.0, delay_s=0.1, video="none", video_dir=""):
-    return Setup(str(EMBODIMENT), 32, delay_s, seconds, video, str(video_dir))
+    return Setup(
+        embodiment=str(EMBODIMENT),
+        image_size=32,
+        delay_s=delay_s,
+        seconds=seconds,
+        video=video,
+        video_dir=str(video_dir),
+    )
 
 
 class ExpertAgent:
@@ -361,14 +401,14 @@ class ExpertAgent:
 
 def test_an_expert_succeeds_and_the_trial_ends_when_it_is_sure(cell):
     found = roll_out(cell, ExpertAgent(cell), job(seed=7), setup(seconds=20.0, delay_s=0.0))
-    assert (found.outcome, found.reached, found.distractor_grasps) == ("success", True, 0)
+    assert (found.outcome, found.reached, found.distractor_grasps) == (Outcome.SUCCESS, True, 0)
     assert found.error == ""
     assert 0.5 < found.grasp_s < found.duration_s < 15.0
     assert found.object_m < 0.075
-    told = "put the blue ball on the plate"
-    other = Job("a", "", "flow", "shuffled_instruction", 7, CUBE, told)
+    other_task = "put the blue ball on the plate"
+    other = job(seed=7, condition="shuffled_instruction", policy_instruction=other_task)
     found = roll_out(cell, ExpertAgent(cell), other, setup(seconds=10.0, delay_s=0.0))
-    assert (found.outcome, found.reached, found.distractor_grasps) == ("failure", False, 1)
+    assert (found.outcome, found.reached, found.distractor_grasps) == (Outcome.FAILURE, False, 1)
     assert found.duration_s == pytest.approx(10.0, abs=0.2)
 
 
@@ -376,7 +416,7 @@ def test_an_expert_succeeds_and_the_trial_ends_when_it_is_sure(cell):
 def test_a_rollout_shows_one_image_per_step_so_long_before_it(cell, delay_s):
     agent = Follower([0.0, 0.0, -0.01, 0.0, 0.0, 0.0, 1.0])
     found = roll_out(cell, agent, job(seed=3), setup(delay_s=delay_s))
-    assert (found.outcome, found.error, found.chunks) == ("failure", "", 10)
+    assert (found.outcome, found.error, found.chunks) == (Outcome.FAILURE, "", 10)
     assert agent.seed == 3
     stamps_ns = np.array([observation.stamp_ns for observation in agent.seen])
     assert (np.diff(stamps_ns) == 200_000_000).all()
@@ -402,18 +442,18 @@ def test_a_rollout_is_the_same_every_time(cell):
 
 def test_controls_hide_the_images_or_say_something_else(cell):
     cell.reset(0, CUBE)
-    told = "put the blue ball on the plate"
-    blank = observe(cell, Job("a", "", "flow", "blank_image", 0, CUBE, CUBE))
-    other = observe(cell, Job("a", "", "flow", "shuffled_instruction", 0, CUBE, told))
+    other_task = "put the blue ball on the plate"
+    blank = observe(cell, job(condition="blank_image"))
+    other = observe(cell, job(condition="shuffled_instruction", policy_instruction=other_task))
     assert not np.any(blank.images)
     assert blank.instruction == CUBE
     assert np.any(other.images)
-    assert other.instruction == told
+    assert other.instruction == other_task
 
 
 def test_an_agent_that_fails_ends_its_trial_with_the_reason(cell):
     found = roll_out(cell, Follower([np.nan] * 7), job(), setup())
-    assert found.outcome == "failure"
+    assert found.outcome is Outcome.FAILURE
     assert "NON_FINITE" in found.error
     assert found.chunks == 0
 
@@ -527,7 +567,7 @@ def test_bad_input_is_refused_before_anything_starts(study, tmp_path):
     path = str(study / "study.yaml")
     with pytest.raises(ValueError, match="workers: expected 0 or more"):
         run_trials(Trials(path, tmp_path, workers=-1))
-    with pytest.raises(FileNotFoundError, match="expected the folder of a checkpoint"):
+    with pytest.raises(FileNotFoundError, match="the folder of a checkpoint is missing"):
         run_trials(Trials(path, tmp_path, folders={"b": tmp_path / "none"}))
     with pytest.raises(FileNotFoundError, match=r"no such protocol, available: .*demo"):
         run_trials(Trials("nothing", tmp_path))

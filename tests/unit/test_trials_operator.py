@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nora_bringup.trials.operator import Keys, Operator, Verdict
 from nora_core.trials.blind import blind_names, blind_order
 from nora_core.trials.record import Job
+from nora_core.types import Outcome
 
 
 @pytest.fixture
@@ -39,10 +40,10 @@ def operator(keys, writer, said=None):
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        (b"s", Verdict("success", 0)),
-        (b"P", Verdict("partial", 0)),
-        (b"ddf", Verdict("failure", 2)),
-        (b"x \nds", Verdict("success", 1)),
+        (b"s", Verdict(Outcome.SUCCESS, 0)),
+        (b"P", Verdict(Outcome.PARTIAL, 0)),
+        (b"ddf", Verdict(Outcome.FAILURE, 2)),
+        (b"x \nds", Verdict(Outcome.SUCCESS, 1)),
         (b"dr", Verdict(None, 1)),
     ],
 )
@@ -51,6 +52,7 @@ def test_one_key_is_the_verdict(pipe, keys, expected):
     said = []
     asked = operator(Keys(reader), writer, said)
     asked.begin("trial 1 of 2, policy A", "scene 5")
+    asked.start()
     os.write(writer, keys)
     assert "policy A" in said[0]
     assert "scene 5" in said[0]
@@ -61,15 +63,17 @@ def test_keys_during_the_trial_end_it_and_none_do_not(pipe):
     reader, writer = pipe
     asked = operator(Keys(reader), writer)
     asked.begin("trial 1 of 2", "")
+    asked.start()
     assert not asked.has_decided()
     os.write(writer, b"d")
     assert not asked.has_decided()
     os.write(writer, b"p")
     assert asked.has_decided()
-    assert asked.verdict() == Verdict("partial", 1)
+    assert asked.verdict() == Verdict(Outcome.PARTIAL, 1)
     asked.begin("trial 2 of 2", "")
+    asked.start()
     os.write(writer, b"f")
-    assert asked.verdict() == Verdict("failure", 0)  # nothing is left of the trial before
+    assert asked.verdict() == Verdict(Outcome.FAILURE, 0)  # nothing is left of the trial before
 
 
 @pytest.mark.parametrize("open_both", [os.pipe, lambda: pty.openpty()[::-1]], ids=["pipe", "tty"])
@@ -84,12 +88,28 @@ def test_only_an_enter_pressed_after_the_question_starts_a_trial(open_both):
     os.close(writer)
 
 
+@pytest.mark.parametrize("open_both", [os.pipe, lambda: pty.openpty()[::-1]], ids=["pipe", "tty"])
+def test_a_key_pressed_while_the_arm_goes_home_is_no_verdict(open_both):
+    reader, writer = open_both()
+    with Keys(reader) as keys:
+        asked = operator(keys, writer)
+        asked.begin("trial 1 of 1", "")
+        os.write(writer, b"ds")  # the arm is on its way home
+        assert select.select([reader], [], [], 5.0)[0]
+        asked.start()
+        assert not asked.has_decided()
+        os.write(writer, b"f")
+        assert asked.verdict() == Verdict(Outcome.FAILURE, 0)
+    os.close(reader)
+    os.close(writer)
+
+
 def test_the_end_of_the_input_is_no_verdict():
     reader, writer = os.pipe()
     asked = operator(Keys(reader), writer)
     asked.begin("trial 1 of 1", "")
     os.close(writer)
-    with pytest.raises(RuntimeError, match="operator: expected a key, got the end of the input"):
+    with pytest.raises(RuntimeError, match="operator: the input ended while a key was expected"):
         asked.verdict()
     os.close(reader)
 
@@ -110,7 +130,15 @@ def test_a_terminal_needs_no_enter_and_is_left_as_it_was():
 
 def jobs(names, num_scenes):
     return tuple(
-        Job(name, name, "flow", "normal", seed, "lift the red cube", "lift the red cube")
+        Job(
+            checkpoint=name,
+            folder=name,
+            head="flow",
+            condition="normal",
+            seed=seed,
+            instruction="lift the red cube",
+            policy_instruction="lift the red cube",
+        )
         for seed in range(num_scenes)
         for name in names
     )

@@ -12,29 +12,27 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from nora_bringup.graph import Options, fastdds_environment, node_specs
+from nora_bringup.graph import Options, fastdds_environment, node_specs, options_from_text
+from nora_bringup.start_checks import require_startable
 from nora_core.topics import NAMESPACE
 
 DESCRIPTIONS = {
-    "embodiment": "Robot: a file of config/embodiments without .yaml, or a path ending in .yaml",
+    "embodiment": "Robot: name of a file in config/embodiments, or a path ending in .yaml",
     "checkpoint": "Folder of the policy's checkpoint; empty: no policy node",
     "device": "Where the policy runs: auto, cpu or cuda",
-    "head": "Head of the policy: auto (as the embodiment says), flow or fast (tokens)",
-    "sim": "Run the simulator: auto (as the embodiment's driver says), true or false",
-    "seed": "Of object placement and sampling noise; negative: random",
+    "head": "Head of the policy: auto (the embodiment's), flow or fast (tokens)",
+    "sim": "Run the simulator: auto (if it is the embodiment's driver), true or false",
+    "seed": "Seed of object placement and sampling noise; negative: random",
     "record_dir": "Folder for the bags of episodes; empty: no recorder",
-    "real_time_factor": "Speed of the simulation; other than 1: every node uses its /clock",
+    "real_time_factor": "Simulated seconds per second; if not 1, all nodes use its /clock",
 }
 
 
 def start_nodes(context: LaunchContext) -> list[Node]:
     """One process per node of the graph; when one ends, all end."""
     values = {name: LaunchConfiguration(name).perform(context) for name in DESCRIPTIONS}
-    numbers = {
-        "seed": int(values["seed"]),
-        "real_time_factor": float(values["real_time_factor"]),
-    }
-    options = Options(**{**values, **numbers})
+    options = options_from_text(values)
+    require_startable(options)
     return [
         Node(
             package=spec.package,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,10 +17,12 @@ from nora_core.embodiment import Embodiment
 from nora_core.paths import embodiment_file
 from nora_core.topics import full_name
 
+Folders = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER...")]
+
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Give bags that were cut off their index and metadata back, in place.
+    """Restore index and metadata of bags that were cut off, in place.
 
     The damaged file stays beside the new one as `*.damaged`.
 
@@ -27,7 +30,7 @@ class Repair:
         folders: bags, or folders of bags at any depth.
     """
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+    folders: Folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +38,30 @@ class Check:
     """Audit bags; exit code 1 if one is red or cannot be read.
 
     Attributes:
-        folders: bags of the recorder, or of plain `ros2 bag record`, or folders of them.
-        embodiment: whose record list and limits hold; empty: whatever is in the bag.
+        folders: bags of the recorder or of `ros2 bag record`, or folders of bags at any depth.
+        embodiment: name of a file in config/embodiments, or a path ending in .yaml, whose record
+            list must be in the bags; empty: check what is there.
     """
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+    folders: Folders
     embodiment: str = ""
 
 
 def repair_bags(command: Repair) -> int:
     """Exit code 1 if a bag could not be repaired."""
-    num_failed = 0
-    for folder in find_bags(command.folders):
+    bags = find_bags(_given(command.folders, "repair"))
+    num_failed = num_repaired = 0
+    for folder in bags:
         try:
             report = repair(folder)
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             num_failed += 1
             continue
+        num_repaired += report is not None
         print(report.markdown() if report else f"{folder}: nothing to repair")
+    num_whole = len(bags) - num_repaired - num_failed
+    _print_summary(len(bags), {"repaired": num_repaired, "whole": num_whole, "failed": num_failed})
     return int(num_failed > 0)
 
 
@@ -63,21 +71,23 @@ def check_bags(command: Check) -> int:
     if command.embodiment:
         embodiment = Embodiment.load(embodiment_file(command.embodiment))
         expected = expectations(embodiment, full_name)
-    num_bad = 0
-    for folder in find_bags(command.folders):
+    bags = find_bags(_given(command.folders, "check"))
+    counts = {"green": 0, "red": 0, "unreadable": 0}
+    for folder in bags:
         try:
             report = check(folder, expected)
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
-            num_bad += 1
+            counts["unreadable"] += 1
             continue
         print(report.markdown(folder.name))
-        num_bad += not report.is_green
-    return int(num_bad > 0)
+        counts["green" if report.is_green else "red"] += 1
+    _print_summary(len(bags), counts)
+    return int(counts["green"] < len(bags))
 
 
 def find_bags(folders: Iterable[Path]) -> list[Path]:
-    """Every folder below that holds a bag or what is left of one; itself where there is none."""
+    """Every folder below with a bag or parts of one; a folder without any stands for itself."""
     found: list[Path] = []
     for folder in folders:
         bags = {
@@ -88,3 +98,16 @@ def find_bags(folders: Iterable[Path]) -> list[Path]:
         }
         found += sorted(bags) or [folder.resolve()]
     return found
+
+
+def _given(folders: tuple[Path, ...], command: str) -> tuple[Path, ...]:
+    if not folders:
+        raise ValueError(f"the path of a bag is missing: nora bags {command} FOLDER...")
+    return folders
+
+
+def _print_summary(num_bags: int, counts: dict[str, int]) -> None:
+    """One line, when there is more than one bag."""
+    if num_bags > 1:
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        print(f"{num_bags} bags: {said}")

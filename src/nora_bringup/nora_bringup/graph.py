@@ -6,12 +6,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nora_core.embodiment import Embodiment
 from nora_core.paths import embodiment_file, share
+
+Device = Literal["auto", "cpu", "cuda"]
+Head = Literal["auto", "flow", "fast"]
+Switch = Literal["auto", "true", "false"]
+CHOICES = {"device": get_args(Device), "head": get_args(Head), "sim": get_args(Switch)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,27 +29,27 @@ class NodeSpec:
     parameters: dict[str, bool | int | float | str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a user may choose at launch.
+    """Run the nodes of a robot until Ctrl-C, as `ros2 launch` would.
 
     Attributes:
-        embodiment: name of a file in `config/embodiments`, or a path to one.
-        checkpoint: folder of the policy's checkpoint; empty starts no policy node.
-        device: `auto`, `cpu` or `cuda`.
-        head: `flow` (action expert) or `fast` (tokens); `auto` is the embodiment's.
-        sim: `auto` (simulate when the embodiment's driver is the simulator), `true` or `false`.
-        seed: of the object placement and of the policy's sampling noise; negative is random.
-        record_dir: folder for the bags of episodes; empty starts no recorder.
-        real_time_factor: seconds of the simulation per second; other than 1, every node lives in
-            simulated time.
+        embodiment: name of a file in config/embodiments, or a path ending in .yaml.
+        checkpoint: folder of the policy's checkpoint; empty: no policy node.
+        device: where the policy runs.
+        head: flow (action expert) or fast (tokens); auto: the embodiment's.
+        sim: run the simulator; auto: if it is the embodiment's driver.
+        seed: of the object placement and of the policy's sampling noise; negative: random.
+        record_dir: folder for the bags of episodes; empty: no recorder.
+        real_time_factor: simulated seconds per second; if it is not 1, every node uses the
+            simulator's clock.
     """
 
     embodiment: str = "sim_widowx"
     checkpoint: str = ""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    head: Literal["auto", "flow", "fast"] = "auto"
-    sim: Literal["auto", "true", "false"] = "auto"
+    device: Device = "auto"
+    head: Head = "auto"
+    sim: Switch = "auto"
     seed: int = -1
     record_dir: str = ""
     real_time_factor: float = 1.0
@@ -57,7 +63,7 @@ class Options:
 def fastdds_environment() -> dict[str, str]:
     """Variables that make Fast DDS use the suite's profile (Jazzy reads the first one).
 
-    Without it a third of the best-effort images is lost and discovery sometimes takes 3 s.
+    Without it, a third of the best-effort images is lost and discovery sometimes takes 3 s.
     """
     profile = str(share() / "config/fastdds.xml")
     return {
@@ -66,17 +72,33 @@ def fastdds_environment() -> dict[str, str]:
     }
 
 
+def options_from_text(values: Mapping[str, str]) -> Options:
+    """Options from launch arguments. Raises `ValueError` that names the argument."""
+    numbers: dict[str, int | float] = {}
+    for name, kind in (("seed", int), ("real_time_factor", float)):
+        try:
+            numbers[name] = kind(values[name])
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"{name}: expected {what}, got {values[name]!r}") from None
+    return Options(**{**values, **numbers})  # type: ignore[arg-type]
+
+
 def node_specs(options: Options) -> tuple[NodeSpec, ...]:
-    """The nodes to run; the bridge before the policy, so that someone holds before anyone asks.
+    """The nodes to run; the bridge, which holds the arm, comes before the policy.
 
     Raises:
-        ValueError, FileNotFoundError: the embodiment file is not right, an option is none of its
-            values, or the simulator or its time is asked for with another driver.
+        ValueError, FileNotFoundError: the embodiment file is wrong, an option has a value that
+            it cannot have, or a real robot is asked to simulate.
     """
     path = embodiment_file(options.embodiment)
     embodiment = Embodiment.load(path)
-    if options.head not in ("auto", "flow", "fast"):  # a launch argument is any text
-        raise ValueError(f"head: expected auto, flow or fast, got {options.head!r}")
+    for name, choices in CHOICES.items():  # a launch argument can be any text
+        if getattr(options, name) not in choices:
+            raise ValueError(
+                f"{name}: expected {', '.join(choices[:-1])} or {choices[-1]}, "
+                f"got {getattr(options, name)!r}"
+            )
     has_simulator = _has_simulator(options.sim, embodiment)
     _require_possible(options.real_time_factor, has_simulator)
     common: dict[str, bool | int | float | str] = {"embodiment_file": str(path)}
@@ -118,12 +140,9 @@ def _require_possible(real_time_factor: float, has_simulator: bool) -> None:
 
 
 def _has_simulator(choice: str, embodiment: Embodiment) -> bool:
-    is_simulated = embodiment.driver is not None and embodiment.driver.kind == "sim"
-    if choice not in ("auto", "true", "false"):  # a launch argument is any text
-        raise ValueError(f"sim: expected auto, true or false, got {choice!r}")
-    if choice == "true" and not is_simulated:
+    if choice == "true" and not embodiment.is_simulated:
         raise ValueError(
             f"sim: expected an embodiment whose driver is sim, got {embodiment.name}; "
             "use embodiment:=sim_widowx"
         )
-    return is_simulated and choice != "false"
+    return embodiment.is_simulated and choice != "false"

@@ -13,17 +13,18 @@ from pathlib import Path
 from ament_index_python.packages import get_package_prefix
 
 from nora_bringup.graph import NodeSpec, fastdds_environment
+from nora_bringup.shared_memory import remove_abandoned
 from nora_core.processes import dies_with_parent
 from nora_core.topics import NAMESPACE
 
-STOP_TIMEOUT_S = 5.0  # they need 0.1 s, too few cores make it 2 s
+STOP_TIMEOUT_S = 5.0  # usually 0.1 s; 2 s on a busy machine
 
 
 class Graph:
     """Running nodes; use `start_graph`.
 
-    Each child is a session of its own, so a Ctrl-C reaches it only through us; should this
-    process be killed, the kernel tells the children to stop.
+    Each child has a session of its own, so that a Ctrl-C reaches it only through this process; if
+    this process is killed, the kernel sends SIGTERM to the children.
     """
 
     def __init__(self) -> None:
@@ -50,16 +51,16 @@ class Graph:
             )
 
     def ended(self) -> str | None:
-        """Name and exit code of a node that ended, if one did."""
+        """Name and exit code of the first node that has ended; None: all run."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 return f"{name} ended with exit code {process.returncode}"
         return None
 
     def stop(self) -> list[str]:
-        """End every node, kill what is left after `STOP_TIMEOUT_S`; names of the killed.
+        """End every node, kill those that run after `STOP_TIMEOUT_S`; names of the killed.
 
-        SIGTERM, because a node that still imports ends on it at once and without a traceback.
+        With SIGTERM, on which a node that is still importing ends at once without a traceback.
         """
         for process in self._processes.values():
             if process.poll() is None:
@@ -82,8 +83,9 @@ def start_graph(specs: tuple[NodeSpec, ...], log_dir: Path | None = None) -> Ite
 
     Args:
         specs: from `graph.node_specs`.
-        log_dir: one file per node is written there; None: the nodes write to the terminal.
+        log_dir: folder for the output, one file per node; None: the terminal.
     """
+    remove_abandoned()
     graph = Graph()
     try:
         for spec in specs:
@@ -96,8 +98,32 @@ def start_graph(specs: tuple[NodeSpec, ...], log_dir: Path | None = None) -> Ite
 
 def run_until_ended(specs: tuple[NodeSpec, ...]) -> int:
     """Run the nodes until one ends by itself, which is exit code 1, or until Ctrl-C."""
+    from nora_bringup.client_node import client_node  # rclpy only when nodes are started
+    from nora_bringup.readiness import wait_until_ready
+
+    names = [spec.executable for spec in specs]
+
+    def check() -> None:
+        if graph.ended():
+            raise _NodeEnded
+
+    _say(f"starting {', '.join(names)}; Ctrl-C ends them")
     with start_graph(specs) as graph:
-        while (ended := graph.ended()) is None:
-            time.sleep(0.1)
-    print(f"stopped: {ended}")
+        with contextlib.suppress(_NodeEnded):
+            with client_node("up") as node:
+                wait_until_ready(node, names, check=check, say=_say)
+            if "policy" in names:
+                _say('next: nora mode policy, then nora say "TEXT"; nora --help lists the rest')
+            while not graph.ended():
+                time.sleep(0.1)
+        ended = graph.ended()
+    _say(f"stopped: {ended}")
     return 1
+
+
+def _say(line: str) -> None:
+    print(f"nora: {line}", flush=True)
+
+
+class _NodeEnded(Exception):
+    """Ends the wait for a graph of which a node has ended."""

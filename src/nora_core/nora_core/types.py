@@ -79,12 +79,17 @@ class ArmState:
 
 
 class Outcome(IntEnum):
-    """Equal to the constants of `nora_msgs/msg/TaskOutcome`."""
+    """Equal to the constants of `nora_msgs/msg/TaskOutcome`; files hold `text`."""
 
     UNKNOWN = 0
     SUCCESS = 1
     PARTIAL = 2
     FAILURE = 3
+
+    @property
+    def text(self) -> str:
+        """The name in lower case."""
+        return self.name.lower()
 
 
 class GoalError(IntEnum):

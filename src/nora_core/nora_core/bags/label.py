@@ -53,7 +53,7 @@ class Label:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        names = [outcome.name.lower() for outcome in Outcome]
+        names = [outcome.text for outcome in Outcome]
         if self.outcome not in names:
             raise ValueError(f"outcome: expected one of {names}, got {self.outcome!r}")
 

@@ -135,7 +135,7 @@ class Recorder:
             return Ended(EndError.INVALID_OUTCOME, text)
         self.label = replace(
             self.label,
-            outcome=Outcome(outcome).name.lower(),
+            outcome=Outcome(outcome).text,
             distractor_grasps=distractor_grasps,
             notes="\n".join(text for text in (self.label.notes, notes) if text),
         )
@@ -172,7 +172,7 @@ class Recorder:
     def _open(self, instruction: str, notes: str, now_ns: int) -> None:
         episode = next_episode(self._directory)
         folder = episode_folder(self._directory, episode)
-        outcome = Outcome.UNKNOWN.name.lower()
+        outcome = Outcome.UNKNOWN.text
         label = Label(
             episode, instruction, outcome, 0, notes, now_ns, 0, "", None, self._provenance
         )

@@ -1,4 +1,4 @@
-"""The bag of one episode in a `Cell`: what the recorder would have written, in simulated time."""
+"""The bag of one episode in a `Cell`, with the topics that the recorder node would write."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ COMMAND = "bridge/command"
 
 
 class CellBag:
-    """Writes a new folder, from a reset cell until `close`; images are compressed (zstd chunks).
+    """Records the current trial of a cell until `close`; chunks are compressed with zstd.
 
     Args:
         folder: of the bag, new.
-        cell: the episode is of its present trial.
+        cell: that was just reset.
         embodiment: of the cell.
-        definitions: of ROS 2 and our own messages.
-        label: with everything that is known beforehand.
+        definitions: of the messages of ROS 2 and of this project.
+        label: with everything that is known before the episode.
 
     Raises:
         OSError: from every method, when the file system refuses.
@@ -39,11 +39,12 @@ class CellBag:
         self,
         folder: Path,
         cell: Cell,
+        *,
         embodiment: Embodiment,
         definitions: Definitions,
         label: Label,
     ) -> None:
-        assert embodiment.driver is not None  # the cell's simulator has seen to that
+        assert embodiment.driver is not None  # the simulator requires it
         self._folder, self._cell, self._embodiment = folder, cell, embodiment
         self._definitions = definitions
         self._state_topic = embodiment.driver.state_topic
@@ -55,7 +56,7 @@ class CellBag:
         self._write("instruction", self._encoder.text(label.instruction))
 
     def tick(self, target: SafeTarget | None, command_topic: str = COMMAND) -> None:
-        """The present control period; a step that begins with it goes to `command_topic`."""
+        """Record this control period; a step that begins in it goes to `command_topic`."""
         encoder, now_ns = self._encoder, self._cell.now_ns
         state = self._cell.arm_state()
         finger = self._embodiment.gripper.to_driver(state.gripper)
@@ -73,20 +74,20 @@ class CellBag:
             self._write(command_topic, encoder.delta(*moved, *stamps))
 
     def look(self, frames: Mapping[str, Frame]) -> None:
-        """What the cameras see now, and how bridge and task stand."""
+        """Record the camera images and the status of bridge and task."""
         for name, frame in frames.items():
             self._write(self._camera_topics[name], self._encoder.image(frame, name))
         self._write("bridge/status", self._status())
         self._write("task_outcome", self._outcome())
 
     def close(self, notes: str) -> Label:
-        """Finish the bag, its label and its audit."""
+        """Finish bag, label and audit."""
         state, now_ns = self._cell.task_state, self._cell.now_ns
         self._write("task_outcome", self._outcome())
         report = self._audit.report(now_ns, {}, ())
         label = replace(
             self._label,
-            outcome=state.outcome.name.lower(),
+            outcome=state.outcome.text,
             distractor_grasps=state.distractor,
             notes=notes,
             end_ns=now_ns,

@@ -1,13 +1,14 @@
-"""The `nora-demos` command: demonstrations in simulation, one bag each, on all cores, no ROS."""
+"""The `nora-collect` command: demonstrations in simulation, one bag each, without ROS."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,7 +25,9 @@ from tqdm import tqdm
 from nora_core.bags.definitions import Definitions, message_folders
 from nora_core.bags.label import Label, Provenance, episode_folder
 from nora_core.bags.provenance import provenance
+from nora_core.command import run_command
 from nora_core.embodiment import Embodiment
+from nora_core.files import write_json
 from nora_core.paths import embodiment_file
 from nora_core.processes import dies_with_parent
 from nora_core.sim.cell import Cell
@@ -34,17 +37,17 @@ from nora_core.sim.expert import Tasks, draw_task
 from nora_core.sim.task import parse
 from nora_core.strict_yaml import build
 
-DEMO, SETTINGS = "demo.json", "demos.json"
-HALF = ".half"  # folders of episodes that are not finished
-SCENE, COURSE, TASK = 0, 1, 2  # streams of random numbers of an episode
-# Each process draws and computes with one thread: there is one process per core.
+DESCRIPTION = "Record demonstrations of a scripted expert; finished episodes are kept."
+DEMO, SETTINGS, LOCK = "demo.json", "demos.json", ".lock"
+UNFINISHED = ".unfinished"  # folder of the episodes that are being made
+SCENE, COURSE, TASK = 0, 1, 2  # random number streams of an episode
+# Each process renders and computes with one thread: there is one process per core.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
-BAD_INPUT, INTERRUPTED = 2, 130
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What decides the content of the bags, besides the code."""
+    """Everything besides the code that determines the content of the bags."""
 
     seed: int
     tasks: Tasks
@@ -54,9 +57,9 @@ class Settings:
     embodiment_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
-    """What became of one episode; `demo.json` in its folder."""
+    """Summary of one episode; `demo.json` in its folder."""
 
     object: str
     relation: str
@@ -68,22 +71,23 @@ class Demo:
     image_age_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demos:
-    """Record demonstrations of a scripted expert; what is there already is kept.
+    """Record demonstrations of a scripted expert; finished episodes are kept.
 
     Attributes:
-        episodes: bags there shall be.
+        episodes: total number of bags.
         out: folder of the bags.
-        seed: of the first episode; the next ones count on.
-        workers: processes.
-        tasks: put: on the plate or in the bowl; all: also near something.
-        tasks_per_scene: episodes in a row that share a scene, each about another object as far as
-            there are some: without that, what a scene looks like tells which object is meant, and
-            a policy may learn the scenes instead of the instructions.
+        seed: of the first episode, then counted up.
+        workers: number of processes.
+        tasks: put: on the plate or in the bowl; all: also near another object.
+        tasks_per_scene: number of consecutive episodes that share a scene, each about another
+            object. With one task per scene, the scene alone determines the object, and a policy
+            may ignore the instruction.
         image_size: side of the images, px.
-        noise: nudge the arm off its way in some episodes.
-        embodiment: name of a simulated robot in `config/embodiments`, or a path to its file.
+        noise: perturb the arm in some episodes.
+        embodiment: name of a file in config/embodiments, or a path ending in .yaml; its robot is
+            simulated.
     """
 
     episodes: int
@@ -104,10 +108,10 @@ class Demos:
             raise ValueError(f"seed: expected 0 or more, got {self.seed}")
 
     def prepare(self) -> list[int]:
-        """Set `out` up, clear away what was cut off; the episodes that are still to be made.
+        """Write the settings and remove unfinished episodes; the episodes that are missing.
 
         Raises:
-            ValueError: `out` holds demonstrations made with other settings.
+            ValueError: `out` has demonstrations with other settings.
             FileNotFoundError: there is no such embodiment.
         """
         file = self.out / SETTINGS
@@ -116,16 +120,15 @@ class Demos:
         if file.is_file():
             there = build(Settings, json.loads(file.read_text(encoding="utf-8")))
             if there != settings:
-                raise ValueError(f"{self.out}: expected {settings}, got {there}")
+                raise ValueError(f"{self.out}: its demonstrations have {there}, not {settings}")
         else:
-            text = json.dumps(dataclasses.asdict(settings), indent=1) + "\n"
-            file.write_text(text, encoding="utf-8")
-        if (half := self.out / HALF).exists():
-            shutil.rmtree(half)
+            write_json(file, dataclasses.asdict(settings))
+        if (unfinished := self.out / UNFINISHED).exists():
+            shutil.rmtree(unfinished)
         return [i for i in range(self.episodes) if not episode_folder(self.out, i).exists()]
 
     def run(self, episodes: list[int]) -> Iterator[Demo]:
-        """Make these episodes, in any order."""
+        """Make these episodes; summaries in the order in which they end."""
         path = embodiment_file(self.embodiment)
         origin = provenance(path, Embodiment.load(path).name, "")
         work = partial(make, self, origin)
@@ -141,7 +144,7 @@ class Demos:
                 pool.shutdown(cancel_futures=True)
 
     def load(self) -> list[Demo]:
-        """Of every episode that is there."""
+        """Summaries of all episodes."""
         folders = (episode_folder(self.out, i) for i in range(self.episodes))
         texts = [(folder / DEMO).read_text(encoding="utf-8") for folder in folders]
         return [build(Demo, json.loads(text)) for text in texts]
@@ -149,19 +152,19 @@ class Demos:
     def _settings(self) -> Settings:
         origin = provenance(embodiment_file(self.embodiment), "", "")
         return Settings(
-            self.seed,
-            self.tasks,
-            self.tasks_per_scene,
-            self.image_size,
-            self.noise,
-            origin.embodiment_sha256,
+            seed=self.seed,
+            tasks=self.tasks,
+            tasks_per_scene=self.tasks_per_scene,
+            image_size=self.image_size,
+            noise=self.noise,
+            embodiment_sha256=origin.embodiment_sha256,
         )
 
 
 def make(demos: Demos, origin: Provenance, episode: int) -> Demo:
-    """One episode, in a hidden place first; it gets its folder when it is complete."""
+    """Make one episode in a hidden folder, which is renamed when it is complete."""
     folder = episode_folder(demos.out, episode)
-    half = demos.out / HALF / folder.name
+    unfinished = demos.out / UNFINISHED / folder.name
     path = embodiment_file(demos.embodiment)
     embodiment, cell, definitions = _workplace(path, demos.image_size)
     seed = demos.seed + episode
@@ -176,26 +179,31 @@ def make(demos: Demos, origin: Provenance, episode: int) -> Demo:
     )
     course = Course.draw(np.random.default_rng((seed, COURSE)), cell, embodiment, demos.noise)
     cell.reset(scene, instruction, course.start_rad)
-    bag = CellBag(half, cell, embodiment, definitions, open_label(episode, instruction, origin))
+    bag = CellBag(
+        unfinished,
+        cell,
+        embodiment=embodiment,
+        definitions=definitions,
+        label=open_label(episode, instruction, origin),
+    )
     demonstration = Demonstration(cell, embodiment, course, bag)
     demonstration.run()
     label = bag.close(f"scripted expert in simulation, scene seed {scene}")
     demo = _summary(label, cell, demonstration, course)
-    text = json.dumps(dataclasses.asdict(demo), indent=1) + "\n"
-    (half / DEMO).write_text(text, encoding="utf-8")
-    half.rename(folder)
+    write_json(unfinished / DEMO, dataclasses.asdict(demo))
+    unfinished.rename(folder)
     return demo
 
 
 def _begin(die: Callable[[], None]) -> None:
-    """A process that ends with its parent; a Ctrl-C reaches it only through that."""
+    """Start a worker: it ends with its parent, and ignores Ctrl-C itself."""
     die()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @cache
 def _workplace(path: Path, image_size: int) -> tuple[Embodiment, Cell, Definitions]:
-    """What a process makes once."""
+    """Everything that a worker makes once."""
     embodiment = Embodiment.load(path)
     cell = Cell(embodiment, (image_size, image_size))
     return embodiment, cell, Definitions(message_folders())
@@ -205,14 +213,14 @@ def _summary(label: Label, cell: Cell, demonstration: Demonstration, course: Cou
     simulator = cell.simulator
     task = parse(label.instruction, simulator.objects, simulator.receptacles)
     return Demo(
-        task.object,
-        task.relation,
-        task.target or "",
-        label.outcome,
-        label.distractor_grasps,
-        len(demonstration.actions),
-        demonstration.num_nudges,
-        course.age_s,
+        object=task.object,
+        relation=task.relation,
+        target=task.target or "",
+        outcome=label.outcome,
+        distractor_grasps=label.distractor_grasps,
+        num_steps=len(demonstration.actions),
+        num_nudges=demonstration.num_nudges,
+        image_age_s=course.age_s,
     )
 
 
@@ -220,13 +228,13 @@ def table(demos: list[Demo]) -> str:
     """Success by task and object."""
     groups: dict[tuple[str, ...], list[Demo]] = defaultdict(list)
     for demo in demos:
-        place = demo.target if demo.relation == "on" else "something"
+        place = demo.target if demo.relation == "on" else "another object"
         groups[demo.relation, place, demo.object].append(demo)
     lines = [
         "| task | episodes | success | distractor grasps | steps | nudges |",
         "|" + "---|" * 6,
     ]
-    rows = [(f"{o} {r} {p}", groups[r, p, o]) for r, p, o in sorted(groups)]
+    rows = [(_task_name(*group), groups[group]) for group in sorted(groups)]
     for name, group in [*rows, ("all", demos)]:
         share = sum(demo.outcome == "success" for demo in group) / len(group)
         grasps = sum(demo.distractor_grasps for demo in group)
@@ -238,12 +246,19 @@ def table(demos: list[Demo]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Exit code 0: all is there; 2: bad input; 130: interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        demos = tyro.cli(Demos, description=__doc__)
+def _task_name(relation: str, target: str, moved: str) -> str:
+    preposition = "in" if target == "bowl" and relation == "on" else relation
+    article = "" if target.startswith("another") else "the "
+    return f"{moved} {preposition} {article}{target}"
+
+
+def collect(demos: Demos) -> None:
+    """Make the missing episodes and print the table of all.
+
+    Raises:
+        ValueError, OSError: the folder is in use, or has demonstrations with other settings.
+    """
+    with sole_user(demos.out):
         episodes = demos.prepare()
         start_s = time.monotonic()
         if episodes:
@@ -251,15 +266,36 @@ def main() -> None:
             list(tqdm(made, total=len(episodes), unit="episode", disable=None))
         took_s = time.monotonic() - start_s
         print(table(demos.load()))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
     rate = f", {len(episodes) / took_s:.2f} episodes/s" if episodes else ""
     kept = demos.episodes - len(episodes)
     print(f"{demos.out}: {len(episodes)} new, {kept} there already{rate}")
+
+
+@contextlib.contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which the kernel releases when the process ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder}: another nora-collect is at work in this folder; wait for it, or take "
+                "another --out"
+            ) from None
+        yield
+
+
+def main() -> None:
+    """Entry point of `nora-collect`; exit codes as in `run_command`."""
+    run_command(
+        lambda: collect(tyro.cli(Demos, prog="nora-collect", description=DESCRIPTION)),
+        "stopped; the same command goes on from here",
+    )
 
 
 if __name__ == "__main__":

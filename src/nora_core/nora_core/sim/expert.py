@@ -80,14 +80,14 @@ class Scene:
         commanded_m: tool as last commanded; the step is added to it.
         measured_m: tool as it is, a little behind.
         opening: of the gripper as it is, 0 closed ... 1 open.
-        things_m: centre of every object and receptacle.
+        positions_m: centre of every object and receptacle.
         radii_m: of their footprints.
     """
 
     commanded_m: Float64
     measured_m: Float64
     opening: float
-    things_m: Mapping[str, Float64]
+    positions_m: Mapping[str, Float64]
     radii_m: Mapping[str, float]
 
     @classmethod
@@ -121,29 +121,29 @@ class Expert:
 
     def step(self, scene: Scene) -> Float64:
         """The next action (7,): x y z in m, no rotation, gripper opening."""
-        tool_m, thing_m = scene.commanded_m, scene.things_m[self.task.object]
+        tool_m, object_m = scene.commanded_m, scene.positions_m[self.task.object]
         goal_m = self._goal(scene)
         if self._is_placed(scene, goal_m):
             above_m = np.array([*tool_m[:2], RETREAT_M])
             return self._towards(tool_m, above_m, OPEN, RETREAT_STEP_M)
-        off_m = np.abs(thing_m - scene.measured_m - IN_HAND_M)
+        off_m = np.abs(object_m - scene.measured_m - IN_HAND_M)
         if np.all(off_m < HAND_REACH_M):
             return self._bring(scene, goal_m)
-        return self._fetch(tool_m, thing_m)
+        return self._fetch(tool_m, object_m)
 
     def is_done(self, scene: Scene) -> bool:
         """The object is where it belongs and the hand is well above it."""
         is_away = scene.commanded_m[2] > RETREAT_M - 0.5 * RETREAT_STEP_M
         return is_away and self._is_placed(scene, self._goal(scene))
 
-    def _fetch(self, tool_m: Float64, thing_m: Float64) -> Float64:
-        off_m = float(np.linalg.norm(thing_m[:2] - tool_m[:2]))
+    def _fetch(self, tool_m: Float64, object_m: Float64) -> Float64:
+        off_m = float(np.linalg.norm(object_m[:2] - tool_m[:2]))
         if off_m < ALIGNED_M:
-            return self._towards(tool_m, np.array([*thing_m[:2], GRASP_M]), OPEN)
+            return self._towards(tool_m, np.array([*object_m[:2], GRASP_M]), OPEN)
         if tool_m[2] > CLEAR_M - 0.015:
-            return self._towards(tool_m, np.array([*thing_m[:2], HOVER_M]), OPEN)
+            return self._towards(tool_m, np.array([*object_m[:2], HOVER_M]), OPEN)
         if off_m < BESIDE_M:
-            return self._towards(tool_m, np.array([*thing_m[:2], tool_m[2]]), OPEN)
+            return self._towards(tool_m, np.array([*object_m[:2], tool_m[2]]), OPEN)
         return self._towards(tool_m, np.array([*tool_m[:2], HOVER_M]), OPEN)
 
     def _bring(self, scene: Scene, goal_m: Float64) -> Float64:
@@ -162,7 +162,7 @@ class Expert:
         """Where the tool lets go."""
         target = self.task.target
         assert target is not None
-        xy_m = scene.things_m[target][:2]
+        xy_m = scene.positions_m[target][:2]
         if self.task.relation == "near":
             xy_m = self._free_side(scene, target)
         return np.array([*xy_m, RELEASE_M[self.task.relation]])
@@ -171,7 +171,7 @@ class Expert:
         """Beside the target, on the side with more room (and reach)."""
         names = (self.task.object, target)
         apart_m = sum(scene.radii_m[name] for name in names) + NEAR_GAP_M
-        others = [scene.things_m[name][:2] for name in scene.things_m if name not in names]
+        others = [scene.positions_m[name][:2] for name in scene.positions_m if name not in names]
         low_m, high_m = self.workspace.min_m[0] + 0.04, self.workspace.max_m[0] - 0.04
 
         def room_m(xy_m: Float64) -> float:
@@ -179,14 +179,14 @@ class Expert:
             away_m = min(float(np.linalg.norm(xy_m - other_m)) for other_m in others)
             return away_m - 10 * float(outside_m)
 
-        return max((scene.things_m[target][:2] + apart_m * side for side in SIDES), key=room_m)
+        return max((scene.positions_m[target][:2] + apart_m * side for side in SIDES), key=room_m)
 
     def _is_placed(self, scene: Scene, goal_m: Float64) -> bool:
         """The object lies at the goal and nothing holds it."""
-        thing_m = scene.things_m[self.task.object]
-        off_m = float(np.linalg.norm(thing_m[:2] - goal_m[:2]))
+        object_m = scene.positions_m[self.task.object]
+        off_m = float(np.linalg.norm(object_m[:2] - goal_m[:2]))
         tolerance_m = 0.03 if self.task.relation == "on" else ALIGNED_M
-        is_low = thing_m[2] < goal_m[2] + IN_HAND_M[2] + 0.01
+        is_low = object_m[2] < goal_m[2] + IN_HAND_M[2] + 0.01
         return off_m < tolerance_m and is_low and scene.opening > RELEASED
 
     def _towards(

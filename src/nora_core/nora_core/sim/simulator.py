@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from nora_core.embodiment import GRIPPER_JOINT, Arm, Embodiment
 from nora_core.sim.rendering import Renderer
-from nora_core.sim.task import Judge, TaskState, Thing, parse
+from nora_core.sim.task import Judge, ObjectState, TaskState, parse
 from nora_core.types import ArmState, Float64, Pose
 
 SCENE = Path(__file__).parent / "scene.xml"
@@ -186,7 +186,7 @@ class Simulator:
             self._data.ctrl[self._ctrl] = ctrl + change
             mujoco.mj_step(self._model, self._data, self._substeps)
             self._ticks += 1
-            self._judge.update(self.time_ns, self._observe_things())
+            self._judge.update(self.time_ns, self._observe_objects())
         return self._judge.state
 
     def arm_state(self) -> ArmState:
@@ -239,7 +239,7 @@ class Simulator:
             quaternion = (math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2))
             self._data.qpos[start : start + 7] = (*position, *quaternion)
 
-    def _observe_things(self) -> Mapping[str, Thing]:
+    def _observe_objects(self) -> Mapping[str, ObjectState]:
         touches: dict[str, set[str]] = {name: set() for name in self._body_names}
         for first, second in self._model.geom_bodyid[self._data.contact.geom]:
             touches[self._body_names[first]].add(self._body_names[second])
@@ -248,7 +248,7 @@ class Simulator:
             name: self._observe(name, touches[name]) for name in (*self.objects, *self.receptacles)
         }
 
-    def _observe(self, name: str, touches: set[str]) -> Thing:
+    def _observe(self, name: str, touches: set[str]) -> ObjectState:
         position_m = self._data.body(name).xpos.copy()
         speed_m_s = 0.0
         if name in self._free:
@@ -257,7 +257,7 @@ class Simulator:
         lift_m = float(position_m[2]) - self._rest_z_m[name]
         tool_m = float(np.linalg.norm(self._data.site(self._arm.tool_site).xpos - position_m))
         radius_m = self._radius_m[name]
-        return Thing(position_m, radius_m, lift_m, speed_m_s, frozenset(touches), tool_m)
+        return ObjectState(position_m, radius_m, lift_m, speed_m_s, frozenset(touches), tool_m)
 
 
 def _is_free(model: mujoco.MjModel, body: Any) -> bool:

@@ -45,7 +45,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class ObjectState:
     """Physics of one object or receptacle at one instant.
 
     `lift_m`: height above where it rested at reset. `radius_m`: of its footprint.
@@ -134,13 +134,13 @@ class Judge:
         self._done_since_ns: int | None = None
         self.state = TaskState(instruction, success=False, partial=False, distractor=0)
 
-    def update(self, now_ns: int, things: Mapping[str, Thing]) -> TaskState:
-        """`things`: every object and receptacle of the scene, by name."""
-        grasped = {name for name, thing in things.items() if thing.is_grasped}
-        still_touched = {name for name in self._held if things[name].touches & FINGERS}
+    def update(self, now_ns: int, states: Mapping[str, ObjectState]) -> TaskState:
+        """`states`: every object and receptacle of the scene, by name."""
+        grasped = {name for name, state in states.items() if state.is_grasped}
+        still_touched = {name for name in self._held if states[name].touches & FINGERS}
         new_distractors = grasped - self._held - {self._task.object}
         self._held = frozenset(grasped | still_touched)
-        if not _is_done(self._task, things):
+        if not _is_done(self._task, states):
             self._done_since_ns = None
         elif self._done_since_ns is None:
             self._done_since_ns = now_ns
@@ -149,19 +149,19 @@ class Judge:
             self._done_since_ns is not None and now_ns - self._done_since_ns >= HOLD_NS,
             self.state.partial or self._task.object in grasped,
             self.state.distractor + len(new_distractors),
-            self.state.reached or things[self._task.object].is_reached,
+            self.state.reached or states[self._task.object].is_reached,
         )
         return self.state
 
 
-def _is_done(task: Task, things: Mapping[str, Thing]) -> bool:
-    thing = things[task.object]
+def _is_done(task: Task, states: Mapping[str, ObjectState]) -> bool:
+    state = states[task.object]
     if task.target is None:
-        return thing.is_grasped and thing.lift_m >= PICK_LIFT_M
-    if thing.touches & FINGERS or thing.speed_m_s > REST_SPEED_M_S:
+        return state.is_grasped and state.lift_m >= PICK_LIFT_M
+    if state.touches & FINGERS or state.speed_m_s > REST_SPEED_M_S:
         return False
-    target = things[task.target]
-    distance_m = float(np.linalg.norm((thing.position_m - target.position_m)[:2]))
+    target = states[task.target]
+    distance_m = float(np.linalg.norm((state.position_m - target.position_m)[:2]))
     if task.relation == "on":
-        return task.target in thing.touches and distance_m <= target.radius_m
-    return distance_m - thing.radius_m - target.radius_m <= NEAR_GAP_M
+        return task.target in state.touches and distance_m <= target.radius_m
+    return distance_m - state.radius_m - target.radius_m <= NEAR_GAP_M

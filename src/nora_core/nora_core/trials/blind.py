@@ -12,7 +12,7 @@ from nora_core.trials.record import Job
 
 
 def blind_order(jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """Scene after scene as given, the policies of each in an order drawn by its seed."""
+    """Keep the order of the scenes; draw the order of the policies in each by its seed."""
     ordered: list[Job] = []
     for (seed, _), group in itertools.groupby(jobs, key=lambda job: (job.seed, job.instruction)):
         of_scene = list(group)
@@ -21,7 +21,7 @@ def blind_order(jobs: Sequence[Job]) -> tuple[Job, ...]:
 
 
 def blind_names(names: Sequence[str], seed: int) -> dict[str, str]:
-    """Letters from A on, dealt out by `seed`; numbers when there are too many."""
+    """Letters from A on, drawn by `seed`; digits when there are more names than letters."""
     letters = [*string.ascii_uppercase, *map(str, range(len(names)))][: len(names)]
     shuffled = np.random.default_rng(seed).permutation(letters).tolist()
     return dict(zip(names, shuffled, strict=True))

@@ -1,4 +1,4 @@
-"""The log of a run: one line per finished trial, written at once, so that any stop is harmless."""
+"""The log of a run: one line per trial, appended when it ends, so that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nora_core.control.kinematics import ARMS
+from nora_core.files import write_json
 from nora_core.sim.simulator import SCENE
 from nora_core.trials.protocol import Protocol
 from nora_core.trials.record import Record, record_of, to_line
 
 LOG, IDENTITY = "trials.jsonl", "identity.json"
-CARD = "card.json"  # gets metrics after the fact; changes nothing about the policy
+CARD = "card.json"  # metrics are added to it later; it does not change the policy
 
 
 class Log:
     """The finished trials in `folder`, by the key of their job.
 
     Raises:
-        ValueError: what is there belongs to another run; says what differs.
+        ValueError: the folder belongs to another run; names what differs.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
@@ -47,13 +48,13 @@ def identity(protocol: Protocol, embodiment_file: Path, has_ros: bool) -> dict[s
     """Digests of everything that a result depends on.
 
     Raises:
-        FileNotFoundError: a checkpoint is not there.
+        FileNotFoundError: the folder of a checkpoint is missing.
     """
     facts = dataclasses.asdict(protocol)
-    factor = facts.pop("real_time_factor")  # changes nothing without ROS
+    factor = facts.pop("real_time_factor")  # without ROS it has no effect
     run = "ROS" if factor == 1.0 else f"ROS at {factor:g} x real time"
-    for what_changes_no_result in ("video", "bags", "checkpoints"):
-        del facts[what_changes_no_result]
+    for without_effect in ("video", "bags", "checkpoints"):
+        del facts[without_effect]
     found = {
         "protocol": _digest(json.dumps(facts, sort_keys=True)),
         "embodiment": _digest(embodiment_file.read_text()),
@@ -63,18 +64,18 @@ def identity(protocol: Protocol, embodiment_file: Path, has_ros: bool) -> dict[s
         "run": run if has_ros else "in process",
     }
     folders: dict[str, str] = {}
-    for contender in protocol.checkpoints:
-        if contender.folder not in folders:
-            folders[contender.folder] = folder_digest(Path(contender.folder))
-        what = f"{folders[contender.folder]} {contender.head} {contender.conditions}"
-        found[f"checkpoint {contender.name}"] = _digest(what)
+    for candidate in protocol.checkpoints:
+        if candidate.folder not in folders:
+            folders[candidate.folder] = folder_digest(Path(candidate.folder))
+        what = f"{folders[candidate.folder]} {candidate.head} {candidate.conditions}"
+        found[f"checkpoint {candidate.name}"] = _digest(what)
     return found
 
 
 def folder_digest(folder: Path) -> str:
     """SHA-256 over names and contents of the files of a checkpoint, without its card."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: expected the folder of a checkpoint, found none")
+        raise FileNotFoundError(f"{folder}: the folder of a checkpoint is missing")
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.name != CARD:
@@ -90,9 +91,7 @@ def _digest(text: str) -> str:
 
 def _check_identity(path: Path, identity: Mapping[str, str]) -> None:
     if not path.is_file():
-        partial = path.with_name(f".{path.name}")
-        partial.write_text(json.dumps(dict(identity), indent=1) + "\n")
-        partial.replace(path)
+        write_json(path, dict(identity))
         return
     before = json.loads(path.read_text())
     names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
@@ -104,7 +103,7 @@ def _check_identity(path: Path, identity: Mapping[str, str]) -> None:
 
 
 def _read(path: Path) -> list[Record]:
-    """A line without an end was cut off by a kill: it goes, and its trial is run again."""
+    """Remove a last line without an end, which a kill cut off; its trial is run again."""
     if not path.is_file():
         return []
     data = path.read_bytes()

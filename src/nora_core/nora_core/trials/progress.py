@@ -1,4 +1,4 @@
-"""Follow trials as they end, and show their sheet: the same for every way of running them."""
+"""Follow trials as they end and print their sheet, in process or over ROS."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from nora_core.trials.sheet import write_sheet
 
 
 def follow(records: Iterator[Record], log: Log, every: tuple[Job, ...]) -> None:
-    """Keep each record as it comes, under a progress bar."""
-    outcomes = Counter(record.result.outcome for record in log.records)
+    """Log each record as it comes, under a progress bar."""
+    outcomes = Counter(record.result.outcome.text for record in log.records)
     done = len(log.records)
     with tqdm(total=len(every), initial=done, unit="trial", disable=None) as progress:
         for record in records:
             log.append(record)
-            outcomes[record.result.outcome] += 1
+            outcomes[record.result.outcome.text] += 1
             progress.set_postfix(dict(outcomes), refresh=False)
             progress.update()
 
 
 def finish(out: Path, log: Log, every: tuple[Job, ...], title: str) -> list[Record]:
-    """Write the sheet, in the order of the protocol, and show it."""
+    """Write the sheet, in the order of the protocol, and print it."""
     by_key = {record.job.key: record for record in log.records}
     records = [by_key[job.key] for job in every]
     print(write_sheet(out, records, title))

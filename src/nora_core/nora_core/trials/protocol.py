@@ -21,11 +21,11 @@ from nora_core.trials.record import Condition, Head, Job, Videos
 DELAY_UNIT_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidatePolicy:
     """A checkpoint under test; `folder` is relative to the protocol's file.
 
-    `conditions` other than normal are controls: the policy sees black images, or hears another
+    Conditions other than `normal` are controls: the policy gets black images, or another
     instruction than the one that is judged.
     """
 
@@ -41,7 +41,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """Of the scenes and of the sampling noise: `start`, `start` + 1, ..."""
+    """Seeds of the scenes and of the sampling noise: `start`, `start` + 1, ..."""
 
     start: int
     count: int
@@ -53,26 +53,34 @@ class Seeds:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Names of what a scene holds."""
+    """Names of the objects and receptacles of a scene."""
 
     objects: tuple[str, ...]
     receptacles: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """The trials of a study.
 
-    `tasks`: instructions; {object} and {receptacle} stand for every one of the scene. `draw`: of
-    all tasks, `one` for each seed or `all`. `seconds`: limit of a trial. `image_size`, `delay_s`:
-    of rendered images, px, and their age at the start of a step (without ROS). With ROS, `judge`
-    says who does it, `bags` whether there is one per trial, and `real_time_factor` how fast the
-    simulation runs: with too little computing power, slower gives the images the age they had in
-    training.
+    Attributes:
+        embodiment: name or path of its file.
+        checkpoints: the policies under test.
+        tasks: instructions; {object} and {receptacle} stand for each one of the scene.
+        seeds: of the scenes.
+        seconds: time limit of a trial.
+        draw: whether each seed gets one of the tasks or all.
+        image_size: side of the rendered images, px (without ROS).
+        delay_s: age of an image at the start of the step (without ROS).
+        real_time_factor: simulated seconds per second (with ROS). On a slow computer, a slower
+            simulation keeps the images as fresh as they were in training.
+        video: which trials leave a video.
+        judge: who judges the trials (with ROS).
+        bags: whether each trial is recorded (with ROS).
     """
 
     embodiment: str
-    checkpoints: tuple[Contender, ...]
+    checkpoints: tuple[CandidatePolicy, ...]
     tasks: tuple[str, ...]
     seeds: Seeds
     seconds: float
@@ -85,7 +93,7 @@ class Protocol:
     bags: bool = False
 
     def __post_init__(self) -> None:
-        names = [contender.name for contender in self.checkpoints]
+        names = [candidate.name for candidate in self.checkpoints]
         if not names or len(set(names)) != len(names) or not all(names):
             raise ValueError(f"checkpoints: expected distinct names, got {names}")
         if not self.tasks or not all(task.strip() for task in self.tasks):
@@ -106,7 +114,7 @@ class Protocol:
 
     @classmethod
     def load(cls, path: Path, folders: dict[str, Path] | None = None) -> Protocol:
-        """Read `path`, the folders made absolute; `folders`, by name, go before the file's.
+        """Read `path` and make the folders absolute; `folders`, by name, replace the file's.
 
         Raises:
             ValueError, FileNotFoundError: names the file, the key, what was expected and found.
@@ -120,48 +128,44 @@ class Protocol:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         given = folders or {}
-        names = [contender.name for contender in read.checkpoints]
+        names = [candidate.name for candidate in read.checkpoints]
         if unknown := sorted(set(given) - set(names)):
             raise ValueError(f"folders: expected checkpoints of {path}, {names}, got {unknown}")
-        contenders = tuple(
+        candidates = tuple(
             dataclasses.replace(c, folder=str((given.get(c.name) or _beside(path, c)).resolve()))
             for c in read.checkpoints
         )
-        return dataclasses.replace(read, checkpoints=contenders)
+        return dataclasses.replace(read, checkpoints=candidates)
 
 
 def scene_of(embodiment: str) -> Scene | None:
-    """What stands in the simulated scene of an embodiment (name or file); None: a real robot."""
+    """Contents of the simulated scene of an embodiment (name or file); None: a real robot."""
     loaded = Embodiment.load(embodiment_file(embodiment))
-    if not _is_simulated(loaded):
+    if not loaded.is_simulated:
         return None
     simulator = Simulator(loaded)
     return Scene(simulator.objects, simulator.receptacles)
 
 
-def _is_simulated(embodiment: Embodiment) -> bool:
-    return embodiment.driver is not None and embodiment.driver.kind == "sim"
-
-
 def _require_short_delay(protocol: Protocol) -> None:
-    """The chunk of one image has begun when the next is taken."""
+    """Refuse a delay that is longer than the time between two images."""
     embodiment = Embodiment.load(embodiment_file(protocol.embodiment))
     action = embodiment.action
     num_steps = action.execute_steps if action.execution == "n_step" else 1
     limit_s = num_steps * action.step_period_s
-    if _is_simulated(embodiment) and protocol.delay_s > limit_s + 1e-6:
+    if embodiment.is_simulated and protocol.delay_s > limit_s + 1e-6:
         raise ValueError(
             f"delay_s: expected at most {limit_s:g} s, the time between two images of "
             f"{protocol.embodiment}, got {protocol.delay_s}"
         )
 
 
-def _beside(path: Path, contender: Contender) -> Path:
-    return path.resolve().parent / contender.folder
+def _beside(path: Path, candidate: CandidatePolicy) -> Path:
+    return path.resolve().parent / candidate.folder
 
 
 def jobs(protocol: Protocol, scene: Scene | None) -> tuple[Job, ...]:
-    """All trials, seed by seed; `scene` is None where there is no simulator to ask.
+    """All trials, seed by seed; `scene` is None at a real robot.
 
     Raises:
         ValueError: a task is not about the scene, or two trials have the same key.
@@ -176,8 +180,19 @@ def jobs(protocol: Protocol, scene: Scene | None) -> tuple[Job, ...]:
             other = str(rng.choice(_others(instruction, tasks, scene)))
             for c in protocol.checkpoints:
                 for condition in c.conditions:
-                    told = other if condition == "shuffled_instruction" else instruction
-                    found.append(Job(c.name, c.folder, c.head, condition, seed, instruction, told))
+                    found.append(
+                        Job(
+                            checkpoint=c.name,
+                            folder=c.folder,
+                            head=c.head,
+                            condition=condition,
+                            seed=seed,
+                            instruction=instruction,
+                            policy_instruction=(
+                                other if condition == "shuffled_instruction" else instruction
+                            ),
+                        )
+                    )
     _require_distinct_keys(found)
     return tuple(found)
 
@@ -194,7 +209,7 @@ def _require_distinct_keys(found: list[Job]) -> None:
 
 
 def instructions(templates: tuple[str, ...], scene: Scene | None) -> tuple[str, ...]:
-    """Every template with every object and receptacle, each sentence once.
+    """Each template with each object and receptacle, without repetitions.
 
     Raises:
         ValueError: there is no scene to take names from, or it does not know the sentence.
@@ -204,9 +219,9 @@ def instructions(templates: tuple[str, ...], scene: Scene | None) -> tuple[str, 
             raise ValueError(f"tasks: expected full sentences on a real robot, got {unfilled}")
         return templates
     sentences = (
-        template.replace("{object}", thing).replace("{receptacle}", place)
+        template.replace("{object}", name).replace("{receptacle}", place)
         for template in templates
-        for thing, place in itertools.product(scene.objects, scene.receptacles)
+        for name, place in itertools.product(scene.objects, scene.receptacles)
     )
     unique = tuple(dict.fromkeys(sentences))
     for sentence in unique:
@@ -215,7 +230,7 @@ def instructions(templates: tuple[str, ...], scene: Scene | None) -> tuple[str, 
 
 
 def _others(instruction: str, tasks: tuple[str, ...], scene: Scene | None) -> list[str]:
-    """Those about another object, if there are any: following one of them shows at once."""
+    """Tasks about another object, if there are any, so that following one of them is obvious."""
     others = [task for task in tasks if task != instruction] or [instruction]
     if scene is None:
         return others

@@ -1,4 +1,4 @@
-"""One trial as it is asked for and as it ended: what goes to a worker, and into the log."""
+"""One trial as a request and as a result: what a worker gets, and what the log keeps."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass
-from typing import Literal
+from enum import Enum
+from typing import Any, Literal
 
 from nora_core.strict_yaml import build
+from nora_core.types import Outcome
 
 Condition = Literal["normal", "blank_image", "shuffled_instruction"]
 Head = Literal["flow", "fast"]
-Outcome = Literal["success", "partial", "failure"]
 Videos = Literal["all", "failures", "none"]
+RENAMED = {"told": "policy_instruction"}  # keys of jobs in older logs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """What all trials of a run have in common.
 
-    `embodiment`: its file. `image_size`: of the rendered images, px. `delay_s`: age of the images
-    when the step begins that follows from them. `seconds`: limit of a trial. `video_dir`: where
-    the videos that `video` asks for are written.
+    Attributes:
+        embodiment: path of its file.
+        image_size: side of the rendered images, px.
+        delay_s: age of an image when the step that follows from it begins.
+        seconds: time limit of a trial.
+        video: which trials leave a video.
+        video_dir: folder of the videos.
     """
 
     embodiment: str
@@ -33,9 +39,9 @@ class Setup:
     video_dir: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One trial: `instruction` is judged, `told` is what the policy hears."""
+    """One trial: the judge follows `instruction`, the policy gets `policy_instruction`."""
 
     checkpoint: str
     folder: str
@@ -43,23 +49,29 @@ class Job:
     condition: Condition
     seed: int
     instruction: str
-    told: str
+    policy_instruction: str
 
     @property
     def key(self) -> str:
-        """Unlike that of any other trial of the protocol; also a file name."""
+        """Unique among the trials of a protocol; also a file name."""
         words = f"{self.checkpoint} {self.condition} {self.seed} {self.instruction}"
         return re.sub(r"[^\w-]+", "_", words)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """How a trial ended.
 
-    `reached`: the named object was touched, or nearly so; None where nobody can tell.
-    `grasp_s`: from the start to the first grasp of the named object. `object_m` and `tool_m`:
-    horizontal distance at the end of the named object to its target, and to the tool.
-    `error`: why it was cut short, if it was; it then counts as it stood.
+    Attributes:
+        outcome: success, partial or failure.
+        reached: whether the tool touched the named object or came close; None: not known.
+        distractor_grasps: grasps of another object.
+        chunks: number of chunks that the policy sent.
+        duration_s: from the start to the end.
+        grasp_s: from the start to the first grasp of the named object.
+        object_m: horizontal distance of the named object to its target at the end.
+        tool_m: horizontal distance of the named object to the tool at the end.
+        error: why the trial was cut short, if it was; the outcome is that of this moment.
     """
 
     outcome: Outcome
@@ -72,6 +84,10 @@ class Result:
     tool_m: float | None = None
     error: str = ""
 
+    def __post_init__(self) -> None:
+        if self.outcome is Outcome.UNKNOWN:
+            raise ValueError("outcome: expected success, partial or failure, got unknown")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -81,22 +97,45 @@ class Record:
     result: Result
 
 
+def to_dict(value: Setup | Job | Result | Record) -> dict[str, Any]:
+    """The fields as JSON and CSV have them, enumerations by name."""
+    return dataclasses.asdict(value, dict_factory=_as_text)
+
+
 def to_line(value: Setup | Job | Result | Record) -> str:
     """One line of JSON, with its end."""
-    return json.dumps(dataclasses.asdict(value)) + "\n"
+    return json.dumps(to_dict(value)) + "\n"
 
 
 def setup_of(line: str) -> Setup:
+    """Raises `ValueError`, as the next three do, if the line is not what it should be."""
     return build(Setup, json.loads(line))
 
 
 def job_of(line: str) -> Job:
-    return build(Job, json.loads(line))
+    return build(Job, _with_new_names(json.loads(line)))
 
 
 def result_of(line: str) -> Result:
-    return build(Result, json.loads(line))
+    return build(Result, _with_outcome(json.loads(line)))
 
 
 def record_of(line: str) -> Record:
-    return build(Record, json.loads(line))
+    data = json.loads(line)
+    found = {"job": _with_new_names(data["job"]), "result": _with_outcome(data["result"])}
+    return build(Record, {**data, **found})
+
+
+def _as_text(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: v.name.lower() if isinstance(v, Enum) else v for name, v in items}
+
+
+def _with_outcome(result: dict[str, Any]) -> dict[str, Any]:
+    words = {outcome.text: outcome for outcome in Outcome}
+    if result.get("outcome") not in words:
+        raise ValueError(f"outcome: expected one of {list(words)}, got {result.get('outcome')!r}")
+    return {**result, "outcome": words[result["outcome"]]}
+
+
+def _with_new_names(job: dict[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(name, name): value for name, value in job.items()}

@@ -9,13 +9,16 @@ import statistics as numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nora_core.trials.record import Job, Record, Result
+from nora_core.files import replacing, write_text
+from nora_core.trials.plots import write_plot
+from nora_core.trials.record import Job, Record, Result, to_dict
 from nora_core.trials.statistics import Share, mcnemar, share
+from nora_core.types import Outcome
 
 METHOD = (
     "Shares with 95 % Wilson intervals. `reached`: the named object was touched, or the tool came "
     "within 3 cm of it. `partial`: it was grasped, but is not where it should be. `distractor`: "
-    "another object was grasped. Medians are of all trials that have the number."
+    "another object was grasped. Medians are over all trials that have the number."
 )
 Group = tuple[str, str]  # checkpoint, condition
 
@@ -26,10 +29,10 @@ def write_sheet(folder: Path, records: Sequence[Record], title: str) -> str:
     text = "\n\n".join(
         [f"# {title}", METHOD, _summary(groups), *_by_task(groups), *_pairs(groups)]
     )
-    (folder / "trials.md").write_text(text + "\n")
+    write_text(folder / "trials.md", text + "\n")
     _write_csv(folder / "trials.csv", records)
     if groups:
-        _write_plot(folder / "trials.png", groups, title)
+        write_plot(folder / "trials.png", _bars(groups), title)
     return text
 
 
@@ -42,7 +45,7 @@ def grouped(records: Sequence[Record]) -> dict[Group, list[Record]]:
 
 
 def is_success(record: Record) -> bool:
-    return record.result.outcome == "success"
+    return record.result.outcome is Outcome.SUCCESS
 
 
 def has_distractor(record: Record) -> bool:
@@ -50,11 +53,25 @@ def has_distractor(record: Record) -> bool:
 
 
 def _is_partial(record: Record) -> bool:
-    return record.result.outcome == "partial"
+    return record.result.outcome is Outcome.PARTIAL
 
 
 def _was_reached(record: Record) -> bool:
     return bool(record.result.reached)
+
+
+def _bars(groups: dict[Group, list[Record]]) -> dict[str, dict[str, Share]]:
+    """By group, then by what is counted; without what nobody could see."""
+    tests = {"success": is_success, "reached": _was_reached, "partial": _is_partial}
+    tests["distractor"] = has_distractor
+    if all(r.result.reached is None for records in groups.values() for r in records):
+        del tests["reached"]
+    return {
+        f"{checkpoint}, {condition} (n = {len(records)})": {
+            name: share([test(record) for record in records]) for name, test in tests.items()
+        }
+        for (checkpoint, condition), records in groups.items()
+    }
 
 
 def _summary(groups: dict[Group, list[Record]]) -> str:
@@ -129,40 +146,8 @@ def _seconds(values: Sequence[float]) -> str:
 
 def _write_csv(path: Path, records: Sequence[Record]) -> None:
     names = [f.name for kind in (Job, Result) for f in dataclasses.fields(kind)]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         for record in records:
-            writer.writerow(dataclasses.asdict(record.job) | dataclasses.asdict(record.result))
-
-
-def _write_plot(path: Path, groups: dict[Group, list[Record]], title: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    tests = {"success": is_success, "reached": _was_reached, "distractor": has_distractor}
-    width = 0.8 / len(groups)
-    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    for number, ((checkpoint, condition), records) in enumerate(groups.items()):
-        shares = [share([test(record) for record in records]) for test in tests.values()]
-        places = [i + (number - (len(groups) - 1) / 2) * width for i in range(len(shares))]
-        values = [s.value for s in shares]
-        label = f"{checkpoint}, {condition} (n = {len(records)})"
-        axes.bar(places, values, width * 0.9, label=label)
-        axes.errorbar(places, values, _whiskers(shares), fmt="none", ecolor="black", capsize=3)
-    axes.set(xticks=range(len(tests)), xticklabels=list(tests), ylim=(0, 1.02), title=title)
-    axes.set_ylabel("share of trials, 95 % Wilson interval")
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _whiskers(shares: Sequence[Share]) -> list[list[float]]:
-    """Lengths below and above the values; never below zero by rounding."""
-    return [
-        [max(0.0, s.value - s.low) for s in shares],
-        [max(0.0, s.high - s.value) for s in shares],
-    ]
+            writer.writerow(to_dict(record.job) | to_dict(record.result))

@@ -28,7 +28,7 @@ class Video:
         self._stream.codec_context.time_base = Fraction(1, 1000)
 
     def add(self, rgb_HW3: UInt8, caption: tuple[str, str], time_ms: int) -> None:
-        """Show a picture, resized, from `time_ms` on, which must grow."""
+        """Show a picture, resized, from `time_ms` on; times must increase."""
         width = self._stream.width
         picture = np.zeros((SIZE + CAPTION_HEIGHT, width, 3), np.uint8)
         picture[:SIZE] = cv2.resize(rgb_HW3, (width, SIZE), interpolation=cv2.INTER_CUBIC)
@@ -47,11 +47,11 @@ class Video:
 
 
 def beside(main_HW3: UInt8, others: Sequence[UInt8]) -> UInt8:
-    """(`SIZE`, W, 3): the main view and, below each other on its right, the others."""
+    """The main view with a column of the others on its right, (`SIZE`, W, 3)."""
     main = _resized(main_HW3, SIZE)
     if not others:
         return main
-    size = SIZE // max(2, len(others))
+    size = _side(len(others))
     column = np.zeros((SIZE, size, 3), np.uint8)
     for row, image_HW3 in enumerate(others):
         column[row * size : (row + 1) * size] = _resized(image_HW3, size)
@@ -59,8 +59,13 @@ def beside(main_HW3: UInt8, others: Sequence[UInt8]) -> UInt8:
 
 
 def beside_width(num_others: int) -> int:
-    """Width of what `beside` makes, px."""
-    return SIZE + (SIZE // max(2, num_others) if num_others else 0)
+    """Width of the picture that `beside` makes, px."""
+    return SIZE + (_side(num_others) if num_others else 0)
+
+
+def _side(num_others: int) -> int:
+    """Side of one of the views in the column, px; even, as the codec wants it."""
+    return SIZE // num_others // 2 * 2
 
 
 def _resized(rgb_HW3: UInt8, size: int) -> UInt8:

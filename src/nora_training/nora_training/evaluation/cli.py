@@ -91,12 +91,12 @@ def _require_possible(protocol: Protocol, scene: Scene | None) -> None:
 
 def _setup(protocol: Protocol, embodiment: Path, out: Path) -> Setup:
     return Setup(
-        str(embodiment),
-        protocol.image_size,
-        protocol.delay_s,
-        protocol.seconds,
-        protocol.video,
-        str(out / "videos"),
+        embodiment=str(embodiment),
+        image_size=protocol.image_size,
+        delay_s=protocol.delay_s,
+        seconds=protocol.seconds,
+        video=protocol.video,
+        video_dir=str(out / "videos"),
     )
 
 

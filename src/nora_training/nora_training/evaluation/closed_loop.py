@@ -23,7 +23,7 @@ def run(protocol: str, folder: Path) -> dict[str, float]:
     Returns:
         Shares of successes and of trials with distractor grasps, by checkpoint and condition.
     """
-    names = [contender.name for contender in Protocol.load(protocol_file(protocol)).checkpoints]
+    names = [candidate.name for candidate in Protocol.load(protocol_file(protocol)).checkpoints]
     out = folder.with_name(f"{folder.name}_trials")
     records = run_trials(Trials(protocol, out, folders=dict.fromkeys(names, folder)))
     return {

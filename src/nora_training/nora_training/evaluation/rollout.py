@@ -83,7 +83,7 @@ def observe(cell: Cell, job: Job) -> Observation:
     if job.condition == "blank_image":
         images = [np.zeros_like(image) for image in images]
     stamp_ns = min(frame.stamp_ns for frame in frames.values())
-    return Observation(tuple(images), job.told, stamp_ns)
+    return Observation(tuple(images), job.policy_instruction, stamp_ns)
 
 
 class Watch:
@@ -115,7 +115,7 @@ class Watch:
         target = task.object if task.target is None else task.target
         tool_m = self._cell.kinematics.forward(self._cell.arm_state().joints_rad).position_m
         return Result(
-            outcome="success" if state.success else "partial" if state.partial else "failure",
+            outcome=state.outcome,
             reached=state.reached,
             distractor_grasps=state.distractor,
             chunks=chunks,

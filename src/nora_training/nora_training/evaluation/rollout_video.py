@@ -8,7 +8,7 @@ from types import TracebackType
 from nora_core.sim.cell import Cell
 from nora_core.trials.record import Job, Result, Setup
 from nora_core.trials.video import SIZE, UInt8, Video, beside, beside_width
-from nora_core.types import Observation
+from nora_core.types import Observation, Outcome
 
 CAMERA = "video"  # of the scene, if it has one
 PERIOD_NS = 100_000_000
@@ -62,8 +62,8 @@ class RolloutVideo:
     def finish(self, result: Result) -> None:
         if self._video is None:
             return
-        self._is_kept = self._setup.video == "all" or result.outcome != "success"
-        text = f"{result.outcome}{f': {result.error}' if result.error else ''}"
+        self._is_kept = self._setup.video == "all" or result.outcome is not Outcome.SUCCESS
+        text = f"{result.outcome.text}{f': {result.error}' if result.error else ''}"
         for number in range(LAST_PICTURES):
             self._add(self._cell.now_ns + number * PERIOD_NS, text)
 
@@ -72,7 +72,11 @@ class RolloutVideo:
         elapsed_ms = (now_ns - self._start_ns) // 1_000_000
         scene_HW3 = self._cell.simulator.render(self._camera, (SIZE, SIZE))
         picture = beside(scene_HW3, self._images)
-        told = "" if self._job.told == self._job.instruction else f"  (told: {self._job.told})"
+        told = (
+            ""
+            if self._job.policy_instruction == self._job.instruction
+            else f"  (told: {self._job.policy_instruction})"
+        )
         name = f"{self._job.checkpoint}, {self._job.condition}, scene {self._job.seed}"
         lines = (f"{self._job.instruction}{told}", f"{elapsed_ms / 1000:4.1f} s   {text}   {name}")
         self._video.add(picture, lines, elapsed_ms)
