@@ -401,7 +401,7 @@ def test_publishers_that_come_late_or_change_are_followed(
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"record_dir": ""}, "parameter record_dir: expected a folder for the bags, got none"),
+        ({"record_dir": ""}, "parameter record_dir: the folder for the bags is missing"),
         ({"embodiment_file": ""}, "parameter embodiment_file: expected"),
         ({"checkpoint": "/nowhere"}, "/nowhere: expected one of ('card.json', 'config.json')"),
         ({"record_dir": "/proc/bags"}, "/proc/bags"),

@@ -30,7 +30,9 @@ CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_wi
 EMBODIMENT = Embodiment.load(CONFIG)
 SHIPPED = CONFIG.parents[2] / "checkpoints/sim_widowx/config.json"
 HORIZON = json.loads(SHIPPED.read_text())["horizon"]
-ORIGIN = Provenance("sim_widowx", "0" * 64, "", "test")
+ORIGIN = Provenance(
+    embodiment="sim_widowx", embodiment_sha256="0" * 64, checkpoint="", git_revision="test"
+)
 BOX = EMBODIMENT.workspace
 SIZE = 48
 

@@ -316,7 +316,20 @@ def test_a_bag_that_is_being_written_is_left_alone(tmp_path):
 def test_repair_keeps_the_label_and_closes_it(tmp_path):
     path = tmp_path / "episode_000000"
     writer = BagWriter(path, definitions())
-    label = Label(0, "put it", "unknown", 0, "", 1, 0, "", None, Provenance("sim", "a", "b", "c"))
+    label = Label(
+        episode=0,
+        instruction="put it",
+        outcome="unknown",
+        distractor_grasps=0,
+        notes="",
+        start_ns=1,
+        end_ns=0,
+        ended="",
+        is_green=None,
+        provenance=Provenance(
+            embodiment="sim", embodiment_sha256="a", checkpoint="b", git_revision="c"
+        ),
+    )
     label.save(path)
     writer.write(TOPICS[2], 9, b"message")
     writer.flush()
@@ -527,9 +540,20 @@ TEXTS = st.text(st.characters(exclude_categories=["C"]), max_size=40)
     is_green=st.sampled_from([None, True, False]),
 )
 def test_a_label_survives_its_file(words, outcome, number, is_green):
-    source = Provenance("sim", "0" * 64, words[2], "unknown")
+    source = Provenance(
+        embodiment="sim", embodiment_sha256="0" * 64, checkpoint=words[2], git_revision="unknown"
+    )
     label = Label(
-        number, words[0], outcome.name.lower(), number, words[1], 1, 2, "x", is_green, source
+        episode=number,
+        instruction=words[0],
+        outcome=outcome.name.lower(),
+        distractor_grasps=number,
+        notes=words[1],
+        start_ns=1,
+        end_ns=2,
+        ended="x",
+        is_green=is_green,
+        provenance=source,
     )
     with folder() as path:
         path.mkdir()
@@ -541,7 +565,18 @@ def test_a_label_survives_its_file(words, outcome, number, is_green):
 
 
 def test_a_wrong_label_is_named(tmp_path):
-    label = Label(0, "", "success", 0, "", 1, 2, "", True, Provenance("", "", "", ""))
+    label = Label(
+        episode=0,
+        instruction="",
+        outcome="success",
+        distractor_grasps=0,
+        notes="",
+        start_ns=1,
+        end_ns=2,
+        ended="",
+        is_green=True,
+        provenance=Provenance(embodiment="", embodiment_sha256="", checkpoint="", git_revision=""),
+    )
     label.save(tmp_path)
     text = (tmp_path / "label.yaml").read_text()
     (tmp_path / "label.yaml").write_text(text.replace("success", "great"))

@@ -27,6 +27,7 @@ from nora_core.bags.recorder import EndError, Recorder, StartError
 from nora_core.bags.recording import Item
 from nora_core.bags.repair import damage_of, repair
 from nora_core.bags.writer import Topic
+from nora_core.types import Rejection
 
 S = 10**9
 ZERO = QosTime(0, 0)
@@ -44,11 +45,27 @@ LATCHED = Qos(
 STATES = Topic("/nora/joint_states", "sensor_msgs/msg/JointState")
 INSTRUCTION = Topic("/nora/instruction", "std_msgs/msg/String", (LATCHED,))
 EXPECTED = {STATES.name: Expectation(S, S), INSTRUCTION.name: Expectation()}
-SOURCE = Provenance("sim_widowx", "ab" * 32, "tiny@0123", "cafe")
+SOURCE = Provenance(
+    embodiment="sim_widowx",
+    embodiment_sha256="ab" * 32,
+    checkpoint="tiny@0123",
+    git_revision="cafe",
+)
 
 
 def make(directory: Path, min_free_bytes: int = 0) -> Recorder:
-    return Recorder(directory, SOURCE, Definitions(()), EXPECTED, min_free_bytes)
+    return Recorder(
+        directory=directory,
+        provenance=SOURCE,
+        definitions=Definitions(()),
+        expected=EXPECTED,
+        min_free_bytes=min_free_bytes,
+    )
+
+
+def reason(rejection: Rejection | None) -> StartError | EndError:
+    assert rejection is not None
+    return rejection.reason
 
 
 def state(at_ns: int, size: int = 100) -> Item:
@@ -84,16 +101,27 @@ def files_end_at(size: int) -> Iterator[None]:
 
 def test_an_episode_is_a_bag_a_label_and_an_audit(tmp_path):
     recorder = make(tmp_path / "sim_widowx")
-    assert recorder.start("put it there", "morning", S) == (StartError.NONE, "")
+    assert recorder.start("put it there", "morning", S) is None
     end_ns = put_seconds(recorder, S)
-    ended = recorder.end(1, 2, "noon", end_ns, ())
-    assert (ended.error, ended.error_msg) == (EndError.NONE, "")
+    ended = recorder.end(
+        outcome=1, distractor_grasps=2, notes="noon", now_ns=end_ns, unpublished=()
+    )
+    assert ended.rejection is None
     assert ended.report is not None
     assert ended.report.reasons == ()
     folder = tmp_path / "sim_widowx" / "episode_000000"
     label = Label.load(folder)
     assert label == Label(
-        0, "put it there", "success", 2, "morning\nnoon", S, 2 * S, "operator", True, SOURCE
+        episode=0,
+        instruction="put it there",
+        outcome="success",
+        distractor_grasps=2,
+        notes="morning\nnoon",
+        start_ns=S,
+        end_ns=2 * S,
+        ended="operator",
+        is_green=True,
+        provenance=SOURCE,
     )
     assert sorted(path.name for path in folder.iterdir()) == [
         "audit.md",
@@ -112,29 +140,39 @@ def test_numbers_go_on_after_a_restart_and_over_gaps(tmp_path):
     (tmp_path / "episode_000041").mkdir()
     recorder = make(tmp_path)
     for number in (42, 43):
-        assert recorder.start("go", "", S)[0] is StartError.NONE
+        assert recorder.start("go", "", S) is None
         assert recorder.label is not None
         assert recorder.label.episode == number
-        recorder.end(3, 0, "", S, ())
+        recorder.end(outcome=3, distractor_grasps=0, notes="", now_ns=S, unpublished=())
     recorder = make(tmp_path)
     recorder.start("go", "", S)
     assert recorder.folder == tmp_path / "episode_000044"
-    assert recorder.discard().error is EndError.NONE
+    assert recorder.discard().rejection is None
     assert not (tmp_path / "episode_000044").exists()
-    assert recorder.discard().error is EndError.NO_EPISODE
+    assert reason(recorder.discard().rejection) is EndError.NO_EPISODE
 
 
 def test_wrong_requests_have_their_codes(tmp_path):
     recorder = make(tmp_path)
-    assert recorder.end(1, 0, "", S, ()).error is EndError.NO_EPISODE
-    assert recorder.start("  ", "", S)[0] is StartError.INVALID_REQUEST
-    assert recorder.start("go", "", S)[0] is StartError.NONE
-    assert recorder.start("go", "", S)[0] is StartError.EPISODE_OPEN
-    wrong = recorder.end(9, 0, "", S, ())
-    assert wrong.error is EndError.INVALID_OUTCOME
-    assert wrong.error_msg == "outcome: expected one of [0, 1, 2, 3], got 9"
+    assert (
+        reason(
+            recorder.end(
+                outcome=1, distractor_grasps=0, notes="", now_ns=S, unpublished=()
+            ).rejection
+        )
+        is EndError.NO_EPISODE
+    )
+    assert reason(recorder.start("  ", "", S)) is StartError.INVALID_REQUEST
+    assert recorder.start("go", "", S) is None
+    assert reason(recorder.start("go", "", S)) is StartError.EPISODE_OPEN
+    wrong = recorder.end(outcome=9, distractor_grasps=0, notes="", now_ns=S, unpublished=())
+    text = "outcome: expected one of [0, 1, 2, 3], got 9"
+    assert wrong.rejection == Rejection(EndError.INVALID_OUTCOME, text)
     assert recorder.is_recording
-    assert recorder.end(0, 0, "", S, ()).error is EndError.NONE
+    assert (
+        recorder.end(outcome=0, distractor_grasps=0, notes="", now_ns=S, unpublished=()).rejection
+        is None
+    )
 
 
 def test_a_latched_message_opens_every_episode(tmp_path):
@@ -144,7 +182,7 @@ def test_a_latched_message_opens_every_episode(tmp_path):
     for start_ns in (S, 5 * S):
         recorder.start("go", "", start_ns)
         recorder.put(state(start_ns + 1))
-        recorder.end(1, 0, "", start_ns + 1, ())
+        recorder.end(outcome=1, distractor_grasps=0, notes="", now_ns=start_ns + 1, unpublished=())
         assert recorder.folder is not None
         expected = [(INSTRUCTION.name, start_ns), (STATES.name, start_ns + 1)]
         assert messages(recorder.folder) == expected
@@ -153,7 +191,9 @@ def test_a_latched_message_opens_every_episode(tmp_path):
 def test_a_topic_that_nobody_publishes_is_red_and_named(tmp_path):
     recorder = make(tmp_path)
     recorder.start("go", "", S)
-    ended = recorder.end(1, 0, "", S, [STATES.name])
+    ended = recorder.end(
+        outcome=1, distractor_grasps=0, notes="", now_ns=S, unpublished=[STATES.name]
+    )
     assert ended.report is not None
     assert ended.report.reasons == (
         "/nora/joint_states: no message (nobody publishes it)",
@@ -175,21 +215,23 @@ def test_an_open_episode_is_closed_as_unknown_and_says_so(tmp_path):
     assert (label.outcome, label.ended) == ("unknown", "the recorder node ended")
     assert label.is_green is False
     assert len(messages(recorder.folder)) == 12
-    assert recorder.close("again", end_ns, ()) == ""
-    assert recorder.end(1, 0, "", end_ns, ()).error_msg == told
+    assert recorder.close("again", end_ns, ()) is None
+    assert recorder.end(
+        outcome=1, distractor_grasps=0, notes="", now_ns=end_ns, unpublished=()
+    ).rejection == Rejection(EndError.NO_EPISODE, told)
 
 
 def test_a_full_disk_refuses_an_episode_and_ends_one(tmp_path):
     full = make(tmp_path, min_free_bytes=2**62)
-    error, text = full.start("go", "", S)
-    assert error is StartError.DISK_FULL
-    assert "expected at least 4611686018.427 GB of free space, got" in text
+    rejection = full.start("go", "", S)
+    assert reason(rejection) is StartError.DISK_FULL
+    assert "expected at least 4611686018.427 GB of free space, got" in rejection.detail
     assert list(tmp_path.iterdir()) == []
 
     recorder = make(tmp_path)
     recorder.start("go", "", S)
     end_ns = put_seconds(recorder, S)
-    assert recorder.watch(end_ns, ()) == ""
+    assert recorder.watch(end_ns, ()) is None
     recorder._min_free_bytes = 2**62  # the disk fills up
     told = recorder.watch(end_ns, ())
     assert "outcome unknown" in told
@@ -221,15 +263,15 @@ def test_a_write_error_ends_the_episode_and_repair_rescues_the_rest(tmp_path):
     assert 15 <= report.counts[STATES.name] < 51
     assert damage_of(folder) == ""
     assert [t for t, _ in messages(folder)].count(STATES.name) == report.counts[STATES.name]
-    assert recorder.start("go", "", end_ns)[0] is StartError.NONE
+    assert recorder.start("go", "", end_ns) is None
     recorder.discard()
 
 
 def test_a_folder_that_cannot_be_written_is_a_code_not_a_crash(tmp_path):
     (tmp_path / "file").write_text("")
-    error, text = make(tmp_path / "file").start("go", "", S)
-    assert error is StartError.WRITE_FAILED
-    assert "file" in text
+    rejection = make(tmp_path / "file").start("go", "", S)
+    assert reason(rejection) is StartError.WRITE_FAILED
+    assert "file" in rejection.detail
 
 
 def test_what_waits_for_a_slow_disk_is_bounded_and_counted(tmp_path, monkeypatch):
@@ -239,7 +281,7 @@ def test_what_waits_for_a_slow_disk_is_bounded_and_counted(tmp_path, monkeypatch
     recorder.put(replace(state(S), data=bytes(5000)))
     assert recorder.num_dropped == 1
     put_seconds(recorder, S, 0.0)
-    ended = recorder.end(1, 0, "", S, ())
+    ended = recorder.end(outcome=1, distractor_grasps=0, notes="", now_ns=S, unpublished=())
     assert ended.report is not None
     assert ended.report.reasons == ("1 messages dropped: the disk is too slow",)
 

@@ -263,8 +263,19 @@ def test_a_broken_label_is_an_error(tmp_path, text, reason):
 def test_killed_before_its_label_was_closed_an_episode_ends_with_its_last_message(tmp_path):
     path = tmp_path / "episode_000000"
     bag(path, MCAP)
-    source = Provenance("sim", "a", "b", "c")
-    Label(0, "put it", "unknown", 0, "", S // 10, 0, "", None, source).save(path)
+    source = Provenance(embodiment="sim", embodiment_sha256="a", checkpoint="b", git_revision="c")
+    Label(
+        episode=0,
+        instruction="put it",
+        outcome="unknown",
+        distractor_grasps=0,
+        notes="",
+        start_ns=S // 10,
+        end_ns=0,
+        ended="",
+        is_green=None,
+        provenance=source,
+    ).save(path)
     report = check(path, {"/a": Expectation(max_gap_ns=S // 5)})
     assert report.duration_s == pytest.approx(5.9)
     assert report.reasons == ("ended without an operator: cut off",)
@@ -464,3 +475,17 @@ def test_a_publisher_may_tell_no_type_hash_but_no_other_one():
         topic(*none, other)
     with pytest.raises(ValueError, match="expected publishers of one type, got"):
         topic(valid, other)
+
+
+def test_a_fault_of_our_own_code_is_no_damage(tmp_path, monkeypatch):
+    bag(tmp_path / "bag", MCAP)
+
+    def add(*arguments: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(Audit, "add", add)
+    with pytest.raises(TypeError, match="ours"):
+        check(tmp_path / "bag", {})
+    monkeypatch.setattr(McapScan, "_add_channel", add)
+    with pytest.raises(TypeError, match="ours"):
+        list(McapScan(file_of(tmp_path / "bag"), Definitions.of_bag()).messages())

@@ -29,7 +29,7 @@ def load_yaml(text: str) -> object:
     try:
         return yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from error
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def build(cls: type[T], data: object, where: str = "") -> T:

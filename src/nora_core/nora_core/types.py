@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 Float64 = NDArray[np.float64]
+ReasonT = TypeVar("ReasonT", bound=IntEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection(Generic[ReasonT]):
+    """A rule said no in normal operation: which one, and the value and the limit in words.
+
+    Functions return `Rejection | None`; None means that the rule said yes.
+    """
+
+    reason: ReasonT
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

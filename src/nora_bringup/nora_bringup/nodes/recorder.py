@@ -16,6 +16,7 @@ from nora_core.bags.recording import Item
 from nora_core.bags.writer import Topic
 from nora_core.ros import convert
 from nora_core.ros.managed_node import ManagedNode, load_embodiment, parameter, run
+from nora_core.types import Rejection
 
 STATUS_PERIOD_S = 0.5
 INACTIVE = "the recorder is not active"
@@ -41,21 +42,21 @@ class RecorderNode(ManagedNode):
 
     def configure(self) -> None:
         if not self.record_dir:
-            raise ValueError("parameter record_dir: expected a folder for the bags, got none")
+            raise ValueError("parameter record_dir: the folder for the bags is missing")
         directory = Path(self.record_dir, self.embodiment.name)
         directory.mkdir(parents=True, exist_ok=True)
         self.expected = expectations(self.embodiment, self.resolve_topic_name)
         definitions = Definitions(message_folders())
         self.recorder = Recorder(
-            directory,
-            provenance(
+            directory=directory,
+            provenance=provenance(
                 Path(self.get_parameter("embodiment_file").value),
                 self.embodiment.name,
                 self.checkpoint,
             ),
-            definitions,
-            self.expected,
-            int(self.min_free_gb * 1e9),
+            definitions=definitions,
+            expected=self.expected,
+            min_free_bytes=int(self.min_free_gb * 1e9),
         )
         self.topics = RawSubscriptions(self, tuple(self.expected), definitions, self._on_message)
         self.status = self.create_publisher(RecorderStatus, "recorder/status", 10)
@@ -71,8 +72,8 @@ class RecorderNode(ManagedNode):
 
     def deactivate(self) -> None:
         self.destroy_timer(self.timer)
-        if told := self.recorder.close(ENDS, self._now_ns(), self.topics.unpublished):
-            self.get_logger().warning(told)
+        if problem := self.recorder.close(ENDS, self._now_ns(), self.topics.unpublished):
+            self.get_logger().warning(problem)
 
     def cleanup(self) -> None:
         self.topics.close()
@@ -88,24 +89,25 @@ class RecorderNode(ManagedNode):
     def _start(
         self, request: StartEpisode.Request, response: StartEpisode.Response
     ) -> StartEpisode.Response:
-        error, response.error_msg = StartError.NOT_ACTIVE, INACTIVE
+        rejection: Rejection[StartError] | None = Rejection(StartError.NOT_ACTIVE, INACTIVE)
         if self.is_active:
-            error, response.error_msg = self.recorder.start(
-                request.instruction, request.notes, self._now_ns()
-            )
-        response.error_code = int(error)
+            rejection = self.recorder.start(request.instruction, request.notes, self._now_ns())
         response.episode, response.path = self._episode()
-        if error is StartError.NONE:
+        if rejection is not None:
+            response.error_code, response.error_msg = int(rejection.reason), rejection.detail
+        else:
             self.get_logger().info(f"recording {response.path}: {request.instruction}")
         return response
 
     def _end(
         self, request: EndEpisode.Request, response: EndEpisode.Response
     ) -> EndEpisode.Response:
-        ended = Ended(EndError.NOT_ACTIVE, INACTIVE)
+        ended = Ended(rejection=Rejection(EndError.NOT_ACTIVE, INACTIVE))
         if self.is_active:
             ended = self._ended(request)
-        response.error_code, response.error_msg = int(ended.error), ended.error_msg
+        if ended.rejection is not None:
+            response.error_code = int(ended.rejection.reason)
+            response.error_msg = ended.rejection.detail
         response.episode, response.path = self._episode()
         if ended.report is not None:
             response.is_green = ended.report.is_green
@@ -118,11 +120,11 @@ class RecorderNode(ManagedNode):
         if request.discard:
             return self.recorder.discard()
         return self.recorder.end(
-            request.outcome,
-            request.distractor_grasps,
-            request.notes,
-            self._now_ns(),
-            self.topics.unpublished,
+            outcome=request.outcome,
+            distractor_grasps=request.distractor_grasps,
+            notes=request.notes,
+            now_ns=self._now_ns(),
+            unpublished=self.topics.unpublished,
         )
 
     # outputs
@@ -130,8 +132,8 @@ class RecorderNode(ManagedNode):
     def _tick(self) -> None:
         self.topics.refresh()
         now_ns = self._now_ns()
-        if told := self.recorder.watch(now_ns, self.topics.unpublished):
-            self.get_logger().error(told)
+        if problem := self.recorder.watch(now_ns, self.topics.unpublished):
+            self.get_logger().error(problem)
         recorder = self.recorder
         msg = RecorderStatus(header=convert.header(now_ns, ""))
         msg.is_recording = recorder.is_recording

@@ -11,10 +11,10 @@ from rosbags.rosbag2 import Reader
 
 from nora_core.bags.audit import Audit, AuditReport, Expectation
 from nora_core.bags.clock import set_back_s
+from nora_core.bags.damage import decoded, open_reader
 from nora_core.bags.definitions import Definitions, header_stamp_ns, message_folders
 from nora_core.bags.label import Label
 from nora_core.bags.repair import damage_of
-from nora_core.bags.scan import TORN
 
 
 def check(folder: Path, expected: Mapping[str, Expectation]) -> AuditReport:
@@ -32,17 +32,17 @@ def check(folder: Path, expected: Mapping[str, Expectation]) -> AuditReport:
     if label is not None and label.ended != "operator":
         problems = (f"ended without an operator: {label.ended or 'cut off'}",)
     try:
-        with Reader(folder) as reader:
+        with open_reader(folder) as reader:
             has_header = _has_header(reader)
             start_ns = label.start_ns if label else reader.start_time
             files: Any = reader.storage.storages  # type: ignore[attr-defined]
             back_s = max(set_back_s(Path(file.path)) for file in files)
             end_ns = (label.end_ns if label else 0) or reader.end_time
             audit = Audit(expected, start_ns)
-            for connection, received_ns, data in reader.messages():
+            for connection, received_ns, data in decoded(reader.messages()):
                 stamp_ns = header_stamp_ns(data) if has_header[connection.msgtype] else None
                 audit.add(connection.topic, received_ns, stamp_ns)
-    except TORN as error:
+    except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     if back_s:
         problems = (*problems, f"the clock of the recorder goes back by {back_s:.3f} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import BinaryIO
 import apsw
 from rosbags.rosbag2.storage_mcap import decompress
 
+from nora_core.bags.damage import decoded, decoding
 from nora_core.bags.definitions import NS_PER_S
-from nora_core.bags.scan import CHUNK, DATA_END, MAGIC, MESSAGE
+from nora_core.bags.scan import CHUNK, DATA_END, MAGIC, MESSAGE, take, unpack
 
 MAX_BACK_S = 0.1  # of one topic: messages are not written exactly in the order they came
 
@@ -26,7 +26,7 @@ def set_back_s(path: Path) -> float:
         path: an uncompressed storage file.
 
     Raises:
-        struct.error, apsw.Error, rosbags.rosbag2.ReaderError: it is damaged.
+        ValueError: it is damaged.
     """
     back_ns = 0
     newest_ns: dict[int, int] = {}
@@ -39,9 +39,15 @@ def set_back_s(path: Path) -> float:
 
 
 def _sqlite(path: Path) -> Iterator[tuple[int, int]]:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    with decoding():
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        yield from connection.execute("SELECT topic_id, timestamp FROM messages ORDER BY id")
+        with decoding():
+            rows = connection.execute("SELECT topic_id, timestamp FROM messages ORDER BY id")
+        for topic, log_ns in decoded(rows):
+            if not isinstance(log_ns, int):
+                raise ValueError(f"timestamp: expected a number, got {log_ns!r}")
+            yield topic, log_ns
     finally:
         connection.close()
 
@@ -55,19 +61,21 @@ def _mcap(path: Path) -> Iterator[tuple[int, int]]:
 def _records(file: BinaryIO | BytesIO, end: int) -> Iterator[tuple[int, int]]:
     """Channel and stamp of the messages between here and `end`; what they say is not read."""
     while file.tell() < end:
-        opcode, size = struct.unpack("<BQ", file.read(9))
+        opcode, size = unpack("<BQ", take(file, 9))
         after = file.tell() + size
         if opcode == DATA_END:
             return
         if opcode == MESSAGE:
-            channel, _, log_ns = struct.unpack("<HIQ", file.read(14))
+            channel, _, log_ns = unpack("<HIQ", take(file, 14))
             yield channel, log_ns
         elif opcode == CHUNK:
-            _, _, plain_size, crc, name_size = struct.unpack("<QQQII", file.read(32))
-            compression = file.read(name_size).decode()
-            (packed_size,) = struct.unpack("<Q", file.read(8))
+            _, _, plain_size, crc, name_size = unpack("<QQQII", take(file, 32))
+            compression = take(file, name_size).decode()
+            (packed_size,) = unpack("<Q", take(file, 8))
             if compression:
-                plain = decompress(file.read(packed_size), compression, plain_size, crc)
+                packed = take(file, packed_size)
+                with decoding():
+                    plain = decompress(packed, compression, plain_size, crc)
                 yield from _records(BytesIO(plain), len(plain))
             else:
                 yield from _records(file, after)

@@ -10,12 +10,13 @@ from pathlib import Path
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import (
     Stores,
-    TypesysError,
     get_types_from_idl,
     get_types_from_msg,
     get_typestore,
 )
 from rosbags.typesys.store import Typestore
+
+from nora_core.bags.damage import decoding
 
 NS_PER_S = 1_000_000_000
 HEADER = (Nodetype.NAME, "std_msgs/msg/Header")
@@ -58,20 +59,17 @@ class Definitions:
         Raises:
             ValueError: not a definition in the encoding `ros2msg` or `ros2idl`.
         """
-        try:
-            match encoding:
-                case "ros2msg":
-                    types = get_types_from_msg(text, type_name)
-                case "ros2idl":
-                    types = get_types_from_idl(text)
-                case _:
-                    raise ValueError(
-                        f"type {type_name}: expected ros2msg or ros2idl, got {encoding!r}"
-                    )
-            known = self._store.fielddefs
-            self._store.register({name: t for name, t in types.items() if name not in known})
-        except TypesysError as error:
-            raise ValueError(f"type {type_name}: {error}") from error
+        if encoding not in ("ros2msg", "ros2idl"):
+            raise ValueError(f"type {type_name}: expected ros2msg or ros2idl, got {encoding!r}")
+        with decoding(f"type {type_name}: "):
+            if encoding == "ros2msg":
+                types = get_types_from_msg(text, type_name)
+            else:
+                types = get_types_from_idl(text)
+        known = self._store.fielddefs
+        new = {name: fields for name, fields in types.items() if name not in known}
+        with decoding(f"type {type_name}: "):
+            self._store.register(new)
 
     def learn_if_usable(self, type_name: str, text: str, encoding: str) -> None:
         """As `learn`, but what is no definition is left out; ask `knows` before the type is used.
@@ -85,7 +83,7 @@ class Definitions:
         """Whether there is a definition of the type, and of all that it is made of."""
         try:
             self.type_hash(type_name)
-        except (ValueError, KeyError):  # KeyError: of what it is made of
+        except ValueError:
             return False
         return True
 
@@ -103,7 +101,9 @@ class Definitions:
 
     def type_hash(self, type_name: str) -> str:
         """The hash by which ROS 2 tells versions of a type apart (REP 2016): `RIHS01_...`."""
-        return self.store(type_name).hash_rihs01(type_name)
+        store = self.store(type_name)
+        with decoding(f"type {type_name}: "):  # a type that it is made of may be missing
+            return store.hash_rihs01(type_name)
 
     def has_header(self, type_name: str) -> bool:
         """Whether messages of this type begin with a `std_msgs/msg/Header`."""

@@ -20,7 +20,7 @@ OURS = {"episode", "start_ns"}  # keys of our recorder, which nobody writes by h
 NUMBERED = re.compile(r"episode_(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Where an episode comes from: embodiment file, checkpoint (empty: none), code."""
 
@@ -30,7 +30,7 @@ class Provenance:
     git_revision: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
     """One episode in words and numbers.
 

@@ -18,7 +18,12 @@ def provenance(embodiment_file: Path, embodiment: str, checkpoint: str) -> Prove
         FileNotFoundError: one of them is not there.
     """
     digest = hashlib.sha256(embodiment_file.read_bytes()).hexdigest()
-    return Provenance(embodiment, digest, checkpoint_id(checkpoint), git_revision())
+    return Provenance(
+        embodiment=embodiment,
+        embodiment_sha256=digest,
+        checkpoint=checkpoint_id(checkpoint),
+        git_revision=git_revision(),
+    )
 
 
 def checkpoint_id(checkpoint: str) -> str:

@@ -1,4 +1,4 @@
-"""The episodes of a recorder: begun, ended, labelled and audited; no ROS, no clock of its own."""
+"""Begin, end, label and audit episodes; without ROS and without a clock of its own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from nora_core.bags.audit import Audit, AuditReport, Expectation
 from nora_core.bags.definitions import Definitions
 from nora_core.bags.label import Label, Provenance, episode_folder, next_episode
 from nora_core.bags.recording import Item, Recording
-from nora_core.types import Outcome
+from nora_core.types import Outcome, Rejection
 
 AUDIT = "audit.md"
 BY_OPERATOR = "operator"
 
 
 class StartError(IntEnum):
-    """Equal to the response constants of `nora_msgs/srv/StartEpisode`."""
+    """Equal to the response constants of `nora_msgs/srv/StartEpisode`, beside its NONE = 0."""
 
-    NONE = 0
     NOT_ACTIVE = 1
     EPISODE_OPEN = 2
     INVALID_REQUEST = 3
@@ -30,9 +29,8 @@ class StartError(IntEnum):
 
 
 class EndError(IntEnum):
-    """Equal to the response constants of `nora_msgs/srv/EndEpisode`."""
+    """Equal to the response constants of `nora_msgs/srv/EndEpisode`, beside its NONE = 0."""
 
-    NONE = 0
     NOT_ACTIVE = 1
     NO_EPISODE = 2
     INVALID_OUTCOME = 3
@@ -41,30 +39,36 @@ class EndError(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an episode ended; `report` is None when it was discarded."""
+    """How an episode ended.
 
-    error: EndError
-    error_msg: str
+    Attributes:
+        report: its audit; None if it was discarded or the request was rejected.
+        rejection: what went wrong; None if nothing did. An episode with a report has ended, even
+            if its files could not be written.
+    """
+
     report: AuditReport | None = None
+    rejection: Rejection[EndError] | None = None
 
 
 class Recorder:
     """Records one episode at a time into `directory/episode_000123`.
 
     Args:
-        directory: of one embodiment; need not exist.
-        provenance: goes into every label.
-        definitions: of every type that will be `put`.
+        directory: the folder for one embodiment; need not exist.
+        provenance: written into every label.
+        definitions: know every type that will be `put`.
         expected: the record list, by full topic name.
-        min_free_bytes: with less on the disk, no episode begins and an open one ends.
+        min_free_bytes: with less free disk space no episode begins, and an open one ends.
 
     Attributes:
-        folder, label: of the open episode, or the last one; None before the first.
-        problem: why the last episode ended by itself; empty when an operator ended it.
+        folder, label: folder and label of the open or the last episode; None before the first.
+        problem: why the last episode ended by itself; None if an operator ended it.
     """
 
     def __init__(
         self,
+        *,
         directory: Path,
         provenance: Provenance,
         definitions: Definitions,
@@ -73,7 +77,7 @@ class Recorder:
     ) -> None:
         self.folder: Path | None = None
         self.label: Label | None = None
-        self.problem = ""
+        self.problem: str | None = None
         self._directory, self._provenance = directory, provenance
         self._definitions, self._expected = definitions, expected
         self._min_free_bytes = min_free_bytes
@@ -97,23 +101,23 @@ class Recorder:
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._directory).free
 
-    def start(self, instruction: str, notes: str, now_ns: int) -> tuple[StartError, str]:
-        """Begin an episode; the error and its text, NONE and empty if it has begun."""
+    def start(self, instruction: str, notes: str, now_ns: int) -> Rejection[StartError] | None:
+        """Begin an episode; returns None if it has begun."""
         if self._recording is not None:
-            return StartError.EPISODE_OPEN, f"{self.folder}: expected no open episode"
+            return Rejection(StartError.EPISODE_OPEN, f"{self.folder} is still being recorded")
         if not instruction.strip():
-            return StartError.INVALID_REQUEST, "instruction: expected some text, got none"
+            return Rejection(StartError.INVALID_REQUEST, "instruction is missing")
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             if problem := self._disk_problem(self.free_bytes()):
-                return StartError.DISK_FULL, problem
+                return Rejection(StartError.DISK_FULL, problem)
             self._open(instruction, notes, now_ns)
         except OSError as error:
-            return StartError.WRITE_FAILED, str(error)
-        return StartError.NONE, ""
+            return Rejection(StartError.WRITE_FAILED, str(error))
+        return None
 
     def put(self, item: Item) -> None:
-        """A message of the record list; of latched topics the last one opens every episode."""
+        """Record a message; every episode begins with the last one of each latched topic."""
         if item.topic.is_latched:
             self._latched[item.topic.name] = item
         if self._recording is not None:
@@ -121,6 +125,7 @@ class Recorder:
 
     def end(
         self,
+        *,
         outcome: int,
         distractor_grasps: int,
         notes: str,
@@ -129,10 +134,10 @@ class Recorder:
     ) -> Ended:
         """End, label and audit the open episode; `unpublished` topics are named as such."""
         if self._recording is None or self.label is None:
-            return Ended(EndError.NO_EPISODE, self.problem or "expected an open episode")
+            return self._no_episode()
         if outcome not in list(Outcome):
             text = f"outcome: expected one of {[int(o) for o in Outcome]}, got {outcome}"
-            return Ended(EndError.INVALID_OUTCOME, text)
+            return Ended(rejection=Rejection(EndError.INVALID_OUTCOME, text))
         self.label = replace(
             self.label,
             outcome=Outcome(outcome).text,
@@ -144,37 +149,51 @@ class Recorder:
     def discard(self) -> Ended:
         """Delete the open episode."""
         if self._recording is None or self.folder is None:
-            return Ended(EndError.NO_EPISODE, self.problem or "expected an open episode")
+            return self._no_episode()
         recording, self._recording = self._recording, None
         recording.drain()
         recording.discard()
         try:
             shutil.rmtree(self.folder)
         except OSError as error:
-            return Ended(EndError.WRITE_FAILED, str(error))
-        return Ended(EndError.NONE, "")
+            return Ended(rejection=Rejection(EndError.WRITE_FAILED, str(error)))
+        return Ended()
 
-    def watch(self, now_ns: int, unpublished: Collection[str]) -> str:
-        """End the episode if it cannot go on; what happened, empty if nothing did."""
+    def watch(self, now_ns: int, unpublished: Collection[str]) -> str | None:
+        """End the episode if it cannot go on; returns why, None if it goes on."""
         if self._recording is None:
-            return ""
+            return None
         reason = self._recording.failure or self._disk_problem(self.free_bytes())
-        return self.close(reason, now_ns, unpublished) if reason else ""
+        return self.close(reason, now_ns, unpublished) if reason else None
 
-    def close(self, reason: str, now_ns: int, unpublished: Collection[str]) -> str:
-        """End an open episode without an operator, outcome unknown; what happened."""
+    def close(self, reason: str, now_ns: int, unpublished: Collection[str]) -> str | None:
+        """End an open episode without an operator, outcome unknown; returns what to tell them."""
         if self._recording is None:
-            return ""
-        ended = self._finish(reason, now_ns, unpublished)
-        self.problem = f"{self.folder} was ended, outcome unknown: {ended.error_msg or reason}"
+            return None
+        rejection = self._finish(reason, now_ns, unpublished).rejection
+        why = reason if rejection is None else rejection.detail
+        self.problem = f"{self.folder} was ended, outcome unknown: {why}"
         return self.problem
+
+    def _no_episode(self) -> Ended:
+        text = self.problem or "no episode is being recorded"
+        return Ended(rejection=Rejection(EndError.NO_EPISODE, text))
 
     def _open(self, instruction: str, notes: str, now_ns: int) -> None:
         episode = next_episode(self._directory)
         folder = episode_folder(self._directory, episode)
         outcome = Outcome.UNKNOWN.text
         label = Label(
-            episode, instruction, outcome, 0, notes, now_ns, 0, "", None, self._provenance
+            episode=episode,
+            instruction=instruction,
+            outcome=outcome,
+            distractor_grasps=0,
+            notes=notes,
+            start_ns=now_ns,
+            end_ns=0,
+            ended="",
+            is_green=None,
+            provenance=self._provenance,
         )
         audit = Audit(self._expected, now_ns)
         recording = Recording(folder, self._definitions, audit)
@@ -185,7 +204,7 @@ class Recorder:
             recording.discard()
             shutil.rmtree(folder)
             raise
-        self.folder, self.label, self.problem = folder, label, ""
+        self.folder, self.label, self.problem = folder, label, None
         self._audit, self._recording = audit, recording
         for item in self._latched.values():
             recording.put(replace(item, received_ns=now_ns))
@@ -211,12 +230,11 @@ class Recorder:
             (folder / AUDIT).write_text(report.markdown(folder.name), encoding="utf-8")
         except OSError as error:
             failure = failure or str(error)
-        error_code = EndError.WRITE_FAILED if failure else EndError.NONE
-        return Ended(error_code, failure, report)
+        return Ended(report, Rejection(EndError.WRITE_FAILED, failure) if failure else None)
 
-    def _disk_problem(self, free_bytes: int) -> str:
+    def _disk_problem(self, free_bytes: int) -> str | None:
         if free_bytes >= self._min_free_bytes:
-            return ""
+            return None
         return (
             f"{self._directory}: expected at least {self._min_free_bytes / 1e9:.3f} GB of free "
             f"space, got {free_bytes / 1e9:.3f} GB"

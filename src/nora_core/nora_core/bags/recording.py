@@ -1,4 +1,4 @@
-"""One open episode: a thread of its own writes what arrives, so that a slow disk delays nobody."""
+"""One open episode: a separate thread writes messages, so that a slow disk delays nobody."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Item:
 
 
 class Recording:
-    """Writes to a new bag from `put` until `stop`.
+    """Writes what is `put` to a new bag, until `drain`.
 
     Attributes:
-        failure: why writing ended early, empty while it goes well; later messages are dropped.
-        num_dropped: messages that were not written: too many waited, or writing had failed.
+        failure: why writing ended early, None while it goes well; later messages are dropped.
+        num_dropped: number of messages not written: too many waited, or writing had failed.
 
     Raises:
         OSError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, definitions: Definitions, audit: Audit) -> None:
-        self.failure = ""
+        self.failure: str | None = None
         self.num_dropped = 0
         self._definitions, self._audit = definitions, audit
         self._writer = BagWriter(folder, definitions)
@@ -62,11 +62,11 @@ class Recording:
         self._thread.join()
 
     def discard(self) -> None:
-        """After `drain`: let go of the bag, which is about to be deleted."""
+        """Close the file of a bag that is about to be deleted; call it after `drain`."""
         self._writer.abort()
 
     def close(self, custom_data: Mapping[str, str]) -> None:
-        """After `drain`: finish the bag, or leave it as it is when writing failed."""
+        """Finish the bag, or leave it as it is if writing failed; call it after `drain`."""
         if not self.failure:
             try:
                 self._writer.close(custom_data)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from rosbags.rosbag2 import Reader
-
+from nora_core.bags.damage import decoded, open_reader
 from nora_core.bags.definitions import NS_PER_S, Definitions, message_folders
 from nora_core.bags.label import Label, entries, texts
-from nora_core.bags.scan import TORN, McapScan
+from nora_core.bags.scan import McapScan
 from nora_core.bags.sqlite_scan import DAMAGED, SqliteScan, leftovers
 from nora_core.bags.writer import BagWriter
 from nora_core.strict_yaml import load_yaml
@@ -62,11 +61,11 @@ def damage_of(folder: Path) -> str:
     if cut_off := [path.name for db3 in folder.glob("*.db3") for path in leftovers(db3)]:
         return f"a transaction was cut off: {', '.join(cut_off)}"
     try:
-        with Reader(folder) as reader:
-            found = sum(1 for _ in reader.messages())
+        with open_reader(folder) as reader:
+            found = sum(1 for _ in decoded(reader.messages()))
             expected = reader.message_count
-    except (*TORN, OSError) as error:
-        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    except ValueError as error:
+        return str(error)
     return "" if found == expected else f"expected {expected} messages, found {found}"
 
 

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import apsw
 from backports import zstd
 from rosbags.interfaces import Qos
-from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.storage_mcap import decompress, get_qos
 
+from nora_core.bags.damage import decoding
 from nora_core.bags.definitions import Definitions
 from nora_core.bags.writer import Topic
 
@@ -25,11 +24,6 @@ MAGIC = b"\x89MCAP0\r\n"
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 1, 2, 3, 4, 5, 6, 15
 OPCODES = range(HEADER, DATA_END + 1)
 MAX_RECORD_BYTES = 1 << 30
-# What rosbags, SQLite and the decompressors raise on damaged bytes; RuntimeError is lz4's.
-TORN = (
-    *(ReaderError, apsw.Error, zstd.ZstdError, struct.error, EOFError, RuntimeError, ValueError),
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError),
-)
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message begins like that
 
 
@@ -51,8 +45,15 @@ class Message:
 
 
 def unpacked(data: bytes) -> bytes:
-    """The message itself, which bags of compression mode MESSAGE hold packed."""
-    return zstd.decompress(data) if data.startswith(ZSTD_MAGIC) else data
+    """Decompress a message of a bag of compression mode MESSAGE; others stay as they are.
+
+    Raises:
+        ValueError: the compressed bytes are damaged.
+    """
+    if not data.startswith(ZSTD_MAGIC):
+        return data
+    with decoding():
+        return zstd.decompress(data)
 
 
 class McapScan:
@@ -80,10 +81,10 @@ class McapScan:
         with self.path.open("rb") as file:
             try:
                 if file.read(len(MAGIC)) != MAGIC:
-                    raise EOFError("expected an MCAP file, got another beginning")
+                    raise ValueError("expected an MCAP file, got another beginning")
                 self.good_bytes = len(MAGIC)
                 yield from self._outer(file)
-            except TORN as error:
+            except ValueError as error:
                 self.damage = f"byte {self.good_bytes}: {error}"
 
     def _outer(self, file: BinaryIO) -> Iterator[Message]:
@@ -94,34 +95,35 @@ class McapScan:
             if opcode == CHUNK:
                 yield from self._chunk(file, size)
             else:
-                yield from self._record(opcode, _take(file, size))
+                yield from self._record(opcode, take(file, size))
             self.good_bytes = file.tell()
 
     def _chunk(self, file: BinaryIO, size: int) -> Iterator[Message]:
         """The records of a chunk; of one that is cut off, those that are whole."""
         content = file.read(size)
         start = file.tell() - len(content)
-        _, _, plain_size, crc, name_size = struct.unpack_from("<QQQII", content)
+        _, _, plain_size, crc, name_size = unpack("<QQQII", content)
         compression = content[32 : 32 + name_size].decode()
-        (packed_size,) = struct.unpack_from("<Q", content, 32 + name_size)
+        (packed_size,) = unpack("<Q", content, 32 + name_size)
         packed = content[40 + name_size : 40 + name_size + packed_size]
         is_cut = len(packed) < packed_size
         if is_cut and compression:
-            raise EOFError("a compressed chunk is cut off")
+            raise ValueError("a compressed chunk is cut off")
         if not is_cut:
-            packed = decompress(packed, compression, plain_size, crc)
+            with decoding():
+                packed = decompress(packed, compression, plain_size, crc)
         inner = BytesIO(packed)
         while inner.tell() < len(packed):
             opcode, record_size = _head(inner)
-            yield from self._record(opcode, _take(inner, record_size))
+            yield from self._record(opcode, take(inner, record_size))
             if not compression:
                 self.good_bytes = start + 40 + name_size + inner.tell()
         if is_cut:
-            raise EOFError("a chunk is cut off between two records")
+            raise ValueError("a chunk is cut off between two records")
 
     def _record(self, opcode: int, content: bytes) -> Iterator[Message]:
         if opcode == SCHEMA:
-            (key,) = struct.unpack_from("<H", content)
+            (key,) = unpack("<H", content)
             name, offset = _text(content, 2)
             encoding, offset = _text(content, offset)
             self._definitions.learn_if_usable(name, _text(content, offset)[0], encoding)
@@ -129,39 +131,47 @@ class McapScan:
         elif opcode == CHANNEL:
             self._add_channel(content)
         elif opcode == MESSAGE:
-            key, _, stamp_ns = struct.unpack_from("<HIQ", content)
+            key, _, stamp_ns = unpack("<HIQ", content)
             topic = self._topics.get(key)
             if topic is None:
-                raise EOFError(f"a message of channel {key}, which was never described")
+                raise ValueError(f"a message of channel {key}, which was never described")
             yield Message(topic, stamp_ns, unpacked(content[22:]))
 
     def _add_channel(self, content: bytes) -> None:
-        key, schema = struct.unpack_from("<HH", content)
+        key, schema = unpack("<HH", content)
         type_name = self._types.get(schema)
         if type_name is None:
-            raise EOFError(f"channel {key} of type {schema}, which was never described")
+            raise ValueError(f"channel {key} of type {schema}, which was never described")
         name, offset = _text(content, 4)
         _, offset = _text(content, offset)
-        (size,) = struct.unpack_from("<I", content, offset)
-        qos: list[Qos] = get_qos(content[offset + 4 : offset + 4 + size])
+        (size,) = unpack("<I", content, offset)
+        with decoding():
+            qos: list[Qos] = get_qos(content[offset + 4 : offset + 4 + size])
         self._topics[key] = Topic(name, type_name, tuple(qos))
 
 
 def _head(file: BinaryIO | BytesIO) -> tuple[int, int]:
-    opcode, size = struct.unpack("<BQ", _take(file, 9))
+    opcode, size = struct.unpack("<BQ", take(file, 9))
     if opcode not in OPCODES or size > MAX_RECORD_BYTES:
-        raise EOFError(f"expected a record, got opcode {opcode} and size {size}")
+        raise ValueError(f"expected a record, got opcode {opcode} and size {size}")
     return opcode, size
 
 
-def _take(file: BinaryIO | BytesIO, size: int) -> bytes:
+def take(file: BinaryIO | BytesIO, size: int) -> bytes:
     content = file.read(size)
     if len(content) < size:
-        raise EOFError(f"the file ends {size - len(content)} bytes before its record does")
+        raise ValueError(f"the file ends {size - len(content)} bytes before its record does")
     return content
 
 
+def unpack(layout: str, content: bytes, offset: int = 0) -> tuple[Any, ...]:
+    missing = offset + struct.calcsize(layout) - len(content)
+    if missing > 0:
+        raise ValueError(f"a record ends {missing} bytes before its fields do")
+    return struct.unpack_from(layout, content, offset)
+
+
 def _text(content: bytes, offset: int) -> tuple[str, int]:
-    (size,) = struct.unpack_from("<I", content, offset)
+    (size,) = unpack("<I", content, offset)
     end = offset + 4 + size
     return content[offset + 4 : end].decode(), end

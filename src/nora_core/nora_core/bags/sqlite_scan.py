@@ -13,8 +13,9 @@ from pathlib import Path
 
 from rosbags.rosbag2.metadata import parse_qos
 
+from nora_core.bags.damage import decoding
 from nora_core.bags.definitions import Definitions
-from nora_core.bags.scan import TORN, Message, unpacked
+from nora_core.bags.scan import Message, unpacked
 from nora_core.bags.writer import Topic
 
 DAMAGED = ".damaged"
@@ -47,22 +48,28 @@ class SqliteScan:
             with _database(self.path) as database:
                 yield from self._rows(database)
             self.good_bytes = self.path.stat().st_size
-        except (*TORN, sqlite3.Error) as error:
+        except (ValueError, sqlite3.Error) as error:
             self.damage = f"after {self.good_bytes} bytes of messages: {error}"
 
     def _rows(self, database: sqlite3.Connection) -> Iterator[Message]:
         self._learn(database)
-        topics = {
-            key: Topic(name, type_name, tuple(parse_qos(qos)))
-            for key, name, type_name, qos in database.execute(
-                "SELECT id, name, type, offered_qos_profiles FROM topics"
-            )
-        }
+        topics = {}
+        for key, name, type_name, profiles in database.execute(
+            "SELECT id, name, type, offered_qos_profiles FROM topics"
+        ):
+            with decoding():
+                qos = tuple(parse_qos(profiles))
+            topics[key] = Topic(_text(name), _text(type_name), qos)
         rows = database.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY id")
         for key, stamp_ns, data in rows:
             if not isinstance(data, bytes):
-                raise TypeError(f"message: expected bytes, got {type(data).__name__}")
-            yield Message(topics[key], int(stamp_ns), unpacked(data))
+                raise ValueError(f"message: expected bytes, got {type(data).__name__}")
+            if key not in topics or not isinstance(stamp_ns, int):
+                raise ValueError(
+                    f"message of topic {key!r} at {stamp_ns!r}: expected a topic of "
+                    f"{sorted(topics)} and a number of ns"
+                )
+            yield Message(topics[key], stamp_ns, unpacked(data))
             self.good_bytes += len(data)
 
     def _learn(self, database: sqlite3.Connection) -> None:
@@ -73,7 +80,14 @@ class SqliteScan:
         for name, encoding, text in database.execute(
             "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
         ):
-            self._definitions.learn_if_usable(name, text, encoding)
+            self._definitions.learn_if_usable(_text(name), _text(text), _text(encoding))
+
+
+def _text(value: object) -> str:
+    """A text column; SQLite stores values of any type in it."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {type(value).__name__}")
+    return value
 
 
 def leftovers(path: Path) -> list[Path]:

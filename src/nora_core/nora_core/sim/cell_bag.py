@@ -138,4 +138,15 @@ class CellBag:
 
 def open_label(episode: int, instruction: str, provenance: Provenance) -> Label:
     """Of an episode that has not begun."""
-    return Label(episode, instruction, "unknown", 0, "", 0, 0, "", None, provenance)
+    return Label(
+        episode=episode,
+        instruction=instruction,
+        outcome="unknown",
+        distractor_grasps=0,
+        notes="",
+        start_ns=0,
+        end_ns=0,
+        ended="",
+        is_green=None,
+        provenance=provenance,
+    )

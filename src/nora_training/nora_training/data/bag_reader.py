@@ -14,22 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, TypesysError, get_typestore
+from rosbags.typesys import Stores, get_typestore
 
 from nora_core import strict_yaml
 from nora_core.bags.clock import set_back_s
+from nora_core.bags.damage import decoded, decoding
 from nora_core.bags.definitions import header_stamp_ns
 from nora_core.bags.label import LABEL, texts
-from nora_core.bags.scan import TORN
 from nora_training.data.alignment import Int64
 
 ORIGIN = "provenance"
 STORAGES = (".mcap", ".db3", ".zstd")
 MAX_LAG_S = 5.0
-UNREADABLE = (*TORN, AnyReaderError, SerdeError, TypesysError, OSError)
+UNREADABLE = "the bag cannot be read: "
 
 
 class Message:
@@ -44,14 +43,13 @@ class Message:
     @cached_property
     def msg(self) -> Any:
         """The fields of the ROS message. Raises `ValueError` for a damaged one."""
-        with _readable():
+        with decoding(UNREADABLE):
             return self._reader.deserialize(self._data, self._type_name)
 
     @property
     def stamp_ns(self) -> int:
-        """Of its header, which it must have. Raises `ValueError` for a damaged one."""
-        with _readable():
-            return header_stamp_ns(self._data)
+        """The stamp of its header. Raises `ValueError` for a message too short to have one."""
+        return header_stamp_ns(self._data)
 
 
 def find_bags(folders: tuple[Path, ...]) -> list[Path]:
@@ -82,8 +80,11 @@ def bag_sha256(bag: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(bag.iterdir()):
         if path.name in ("metadata.yaml", LABEL) or path.suffix in STORAGES:
-            with _readable(), path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise ValueError(f"{UNREADABLE}{error}") from error
             total.update(f"{path.name} {digest}\n".encode())
     return total.hexdigest()
 
@@ -98,8 +99,17 @@ class Bag:
     def __init__(self, folder: Path, reader: AnyReader) -> None:
         self.folder, self._reader = folder, reader
         storage: Any = reader.readers[0].storage  # type: ignore[union-attr]
-        self.back_s = max(set_back_s(Path(file.path)) for file in storage.storages)
-        self.labels = texts(storage.metadata.custom or {}) | _label(folder / LABEL)
+        try:
+            self.back_s = max(set_back_s(Path(file.path)) for file in storage.storages)
+        except ValueError as error:
+            raise ValueError(f"{UNREADABLE}{error}") from error
+        custom = storage.metadata.custom or {}
+        if not isinstance(custom, dict):
+            raise ValueError(f"{UNREADABLE}custom_data: expected a mapping, got {custom!r}")
+        for connection in reader.connections:
+            if not isinstance(connection.msgcount, int):
+                raise ValueError(f"{UNREADABLE}message_count: got {connection.msgcount!r}")
+        self.labels = texts(custom) | _label(folder / LABEL)
 
     @staticmethod
     @contextmanager
@@ -107,12 +117,12 @@ class Bag:
         """Open the rosbag2 in `folder` for a while."""
         if not (folder / "metadata.yaml").is_file():
             raise ValueError("metadata.yaml: expected one, got none; `nora bags repair` makes one")
-        reader = AnyReader([folder], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-        with _readable():
+        known = get_typestore(Stores.ROS2_JAZZY)
+        with decoding(UNREADABLE):
+            reader = AnyReader([folder], default_typestore=known)
             reader.open()
         try:
-            with _readable():
-                bag = Bag(folder, reader)
+            bag = Bag(folder, reader)
             if bag.back_s:
                 raise ValueError(
                     f"expected a recorder's clock that goes on, got one that goes back by "
@@ -154,13 +164,8 @@ class Bag:
         if not connections:
             return
         num_read: Counter[str] = Counter()
-        raw_messages = self._reader.messages(connections)
-        while True:
-            with _readable():
-                raw = next(raw_messages, None)
-                if raw is None:
-                    break
-            connection, log_ns, data = raw
+        messages = decoded(self._reader.messages(connections), UNREADABLE)
+        for connection, log_ns, data in messages:
             num_read[connection.topic] += 1
             yield Message(connection.topic, log_ns, data, connection.msgtype, self._reader)
         expected: Counter[str] = Counter()
@@ -213,17 +218,11 @@ def check_clock(topic: str, stamps_M: Int64, logs_M: Int64) -> None:
 def _label(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    data = strict_yaml.load_yaml(path.read_text(encoding="utf-8"))
+    try:
+        data = strict_yaml.load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{LABEL}: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{LABEL}: expected a mapping, got {type(data).__name__}")
     flat = {**data, **provenance} if isinstance(provenance := data.get(ORIGIN), dict) else data
     return texts(flat)
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    except UNREADABLE as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"expected a readable bag, got: {said}") from error
