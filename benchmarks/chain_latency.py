@@ -23,7 +23,6 @@ import tyro
 from machine import processor
 from nora_msgs.msg import ActionChunk
 from numpy.typing import NDArray
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from tqdm import tqdm
@@ -35,6 +34,7 @@ from nora_bringup.trials.telemetry import Trial
 from nora_core.embodiment import Embodiment
 from nora_core.paths import embodiment_file
 from nora_core.ros import convert
+from nora_core.ros.qos import LATCHED, NEWEST
 from nora_core.topics import NAMESPACE
 
 INSTRUCTION = "put the red cube on the plate"
@@ -85,10 +85,8 @@ def measure_policy(settings: Settings, policy: NodeSpec, logs: Path) -> Millisec
     rows: list[tuple[float, float]] = []
     rclpy.init()
     node = rclpy.create_node("camera", namespace=NAMESPACE)
-    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    images = node.create_publisher(Image, camera.topic, best_effort)
-    instructions = node.create_publisher(String, "instruction", latched)
+    images = node.create_publisher(Image, camera.topic, NEWEST)
+    instructions = node.create_publisher(String, "instruction", LATCHED)
     rgb_HW3 = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
 
     def now_ns() -> int:

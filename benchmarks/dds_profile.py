@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from array import array
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -25,6 +24,7 @@ from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from nora_bringup.graph import fastdds_environment
+from nora_core.ros import convert
 
 RATE_HZ = 30
 WIDTH, HEIGHT = 640, 480
@@ -55,9 +55,8 @@ def publish(stop: Event) -> None:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("publisher")
     publisher = node.create_publisher(Image, "image", QOS)
-    pixels = np.random.default_rng(0).integers(0, 256, HEIGHT * WIDTH * 3, np.uint8)
-    msg = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=WIDTH * 3)
-    msg.data = array("B", pixels.tobytes())
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    msg = convert.image_to_msg(pixels, 0, "")
     start, count = time.monotonic(), 0
     while not stop.is_set():
         msg.header.frame_id = str(count)

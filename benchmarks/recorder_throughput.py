@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from tqdm import tqdm
 
 from nora_bringup.graph import fastdds_environment
 from nora_core.paths import embodiment_file
+from nora_core.ros import convert
 
 CAMERAS = ("/camera_0/image_raw", "/camera_1/image_raw")
 STATES = "/joint_states"
@@ -71,9 +71,8 @@ def publish(stop: Event) -> None:
     """Every message carries its number in the frame id."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("publisher")
-    pixels = np.random.default_rng(0).integers(0, 256, HEIGHT * WIDTH * 3, np.uint8)
-    image = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=WIDTH * 3)
-    image.data = array("B", pixels.tobytes())
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    image = convert.image_to_msg(pixels, 0, "")
     state = JointState(name=[f"joint_{i}" for i in range(8)], position=[0.0] * 8)
     cameras = [node.create_publisher(Image, name, qos_profile_sensor_data) for name in CAMERAS]
     states = node.create_publisher(JointState, STATES, 10)

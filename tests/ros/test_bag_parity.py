@@ -12,15 +12,15 @@ import yaml
 from demo_bags import EMBODIMENT, INSTRUCTION, START_NS, STEP_NS
 from nora_msgs.msg import EndEffectorDelta
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from nora_core.normalization import normalize
-from nora_core.observation import ObservationBuffer
+from nora_core.observation import NoObservation, ObservationBuffer
 from nora_core.ros import convert
-from nora_core.types import Observation
+from nora_core.ros.qos import NEWEST
+from nora_core.types import Observation, Rejection
 from nora_policy.checkpoints.untrained import make_config, make_tokenizer
 from nora_policy.preprocess import Preprocessor
 from nora_training.data.build import Build
@@ -29,7 +29,6 @@ from nora_training.data.samples import Samples
 
 NUM_STEPS, HORIZON = 16, 5
 CAMERA = dataclasses.replace(EMBODIMENT.cameras[0], rotation_deg=90, crop=(4, 2, 56, 40))
-LATEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class Live:
@@ -39,13 +38,13 @@ class Live:
         self.ros, self.received, self.commands = ros, 0, []
         self.buffer = ObservationBuffer((CAMERA,))
         ros.node.set_parameters([Parameter("use_sim_time", value=True)])
-        ros.node.create_subscription(Image, CAMERA.topic, self._on_image, LATEST_IMAGE)
+        ros.node.create_subscription(Image, CAMERA.topic, self._on_image, NEWEST)
         ros.node.create_subscription(EndEffectorDelta, "bridge/command", self._on_command, 10)
         self._publishers = {
             "/nora/camera/image_raw": ros.publisher(CAMERA.topic, Image),
             "/nora/bridge/command": ros.publisher("bridge/command", EndEffectorDelta),
         }
-        self._clock = ros.publisher("/clock", Clock, LATEST_IMAGE)
+        self._clock = ros.publisher("/clock", Clock, NEWEST)
 
     def _on_image(self, msg: Image) -> None:
         frame = convert.frame_from_msg(msg, CAMERA.encoding)
@@ -69,7 +68,7 @@ class Live:
         self.ros.wait_for(lambda: self.received == expected, what=topic)
 
 
-def replay(ros, bag) -> tuple[list[Observation | str], np.ndarray]:
+def replay(ros, bag) -> tuple[list[Observation | Rejection[NoObservation]], np.ndarray]:
     """What was seen at the start of every step, and the commands heard, (N, 7)."""
     live, seen = Live(ros), []
     ticks = [START_NS + STEP_NS * k for k in range(NUM_STEPS)]

@@ -133,7 +133,7 @@ def test_no_orphan_when_the_runner_itself_is_killed():
         (("demo", "--trials", "0"), r"error: trials: expected at least 1"),
         (
             ("up", "--embodiment", "galaxea_a1"),
-            r"galaxea_a1.yaml: arm: expected a kinematic model",
+            r"galaxea_a1.yaml: arm: the kinematic model is missing",
         ),
         (("up", "--checkpoint", "missing_folder"), r"missing_folder"),
     ],

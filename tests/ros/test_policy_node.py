@@ -17,17 +17,15 @@ from lifecycle_msgs.srv import ChangeState
 from nora_msgs.action import ExecuteInstruction
 from nora_msgs.msg import ActionChunk, TaskOutcome
 from rclpy.action import ActionClient
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from nora_core.ros import convert
+from nora_core.ros.qos import LATCHED, NEWEST
 
 EMBODIMENT = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 NODE = "nora_policy.nodes.policy"
 START_S = 60.0
-BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ERROR = ExecuteInstruction.Result
 
 
@@ -54,8 +52,8 @@ class Client:
         self.child = spawn(NODE, parameters)
         self.child.wait_for_output("ready:", START_S)
         self.chunks = ros.collect("policy/action_chunk", ActionChunk)
-        self.images = ros.publisher("camera/image_raw", Image, BEST_EFFORT)
-        self.wrist = ros.publisher("wrist/image_raw", Image, BEST_EFFORT)
+        self.images = ros.publisher("camera/image_raw", Image, NEWEST)
+        self.wrist = ros.publisher("wrist/image_raw", Image, NEWEST)
         self.instructions = ros.publisher("instruction", String, LATCHED)
         self.action = ActionClient(ros.node, ExecuteInstruction, "execute_instruction")
         ros.wait_for(self.action.server_is_ready)
@@ -267,10 +265,10 @@ def test_invalid_goals_are_answered_with_a_code(client, instruction, timeout):
     ("changes", "message"),
     [
         ({"checkpoint": "/nowhere"}, "/nowhere"),
-        ({"checkpoint": ""}, "parameter checkpoint: expected a checkpoint folder"),
+        ({"checkpoint": ""}, "parameter checkpoint: the checkpoint folder is missing"),
         ({"embodiment_file": "/nowhere.yaml"}, "/nowhere.yaml: no such embodiment file"),
-        ({"device": "tpu"}, "device: expected"),
-        ({"head": "slow"}, "head: expected one of NORA-1.5, flow or fast, got 'slow'"),
+        ({"device": "tpu"}, "parameter device: expected one of: auto, cpu, cuda, got 'tpu'"),
+        ({"head": "slow"}, "parameter head: expected one of: auto, flow, fast, got 'slow'"),
     ],
 )
 def test_bad_parameters_are_one_clear_line_and_a_non_zero_exit(

@@ -19,7 +19,7 @@ import yaml
 from nora_msgs.msg import ActionChunk, CommandStatus, RecorderStatus, TaskOutcome
 from nora_msgs.srv import EndEpisode, StartEpisode
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -34,11 +34,10 @@ from nora_core.bags.recorder import EndError, StartError
 from nora_core.bags.repair import damage_of
 from nora_core.embodiment import Embodiment
 from nora_core.paths import embodiment_file
+from nora_core.ros.qos import LATCHED, NEWEST
 from nora_core.types import Outcome
 
 NODE = "nora_bringup.nodes.recorder"
-NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HEARING = {
     Image: QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT),
     CompressedImage: QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT),
@@ -402,7 +401,7 @@ def test_publishers_that_come_late_or_change_are_followed(
     ("change", "text"),
     [
         ({"record_dir": ""}, "parameter record_dir: the folder for the bags is missing"),
-        ({"embodiment_file": ""}, "parameter embodiment_file: expected"),
+        ({"embodiment_file": ""}, "parameter embodiment_file: the path"),
         ({"checkpoint": "/nowhere"}, "/nowhere: expected one of ('card.json', 'config.json')"),
         ({"record_dir": "/proc/bags"}, "/proc/bags"),
     ],

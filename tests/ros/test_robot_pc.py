@@ -9,10 +9,10 @@ from typing import Any
 import environments
 import pytest
 from nora_msgs.msg import CommandStatus, RecorderStatus
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-LATEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+from nora_core.ros.qos import NEWEST
+
 TORCH = {"torch", "functorch", "torchgen"}
 ROBOT_SIDE = ("bridge_controller", "chunk_player", "safety", "kinematics", "embodiment")
 ROBOT_SIDE += ("observation", "recorder_audit", "recorder_episodes")
@@ -53,7 +53,7 @@ def test_bridge_simulator_and_recorder_start(
     embodiment = environments.ROOT / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
     statuses = ros.collect("bridge/status", CommandStatus)
     recorders = ros.collect("recorder/status", RecorderStatus)
-    images = ros.collect("camera/image_raw", Image, LATEST_IMAGE)
+    images = ros.collect("camera/image_raw", Image, NEWEST)
     for node, parameters in (
         ("sim", {"image_height": 64, "image_width": 64}),
         ("bridge", {}),

@@ -14,16 +14,15 @@ import pytest
 from geometry_msgs.msg import PoseArray
 from nora_msgs.msg import TaskOutcome
 from nora_msgs.srv import ResetSimulation
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 
 from nora_core.embodiment import Embodiment
 from nora_core.ros import convert
+from nora_core.ros.qos import NEWEST
 
 CONFIG = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
 NODE = "nora_bringup.nodes.sim"
-NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 PARAMETERS = {"embodiment_file": str(CONFIG), "image_height": 96, "image_width": 128}
 
 
@@ -142,7 +141,7 @@ def test_publishes_its_own_clock(
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"embodiment_file": ""}, "parameter embodiment_file: expected"),
+        ({"embodiment_file": ""}, "parameter embodiment_file: the path"),
         ({"instruction": "juggle"}, "instruction: expected"),
         ({"camera_rate_hz": 7}, "camera_rate_hz: expected a divisor of state_rate_hz (50), got 7"),
         ({"state_rate_hz": 0}, "state_rate_hz: expected a divisor of 100, got 0"),

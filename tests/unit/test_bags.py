@@ -13,7 +13,7 @@ from demo_bags import EMBODIMENT, INSTRUCTION, START_NS, STEP_NS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nora_core.types import Observation, Outcome
+from nora_core.types import Observation, Outcome, Rejection
 from nora_training.data.bag_reader import Bag, bag_sha256, find_bags
 from nora_training.data.episodes import observations, read_episode
 
@@ -209,10 +209,10 @@ def test_a_camera_that_pauses_leaves_steps_without_observation(tmp_path, records
     first, last = START_NS + 4 * STEP_NS, START_NS + 9 * STEP_NS
     kept = [r for r in records if not (r.topic.endswith("image_raw") and first < r.log_ns < last)]
     _, seen = use(demo_bags.write(tmp_path / "bag", kept))
-    problems = [s for s in seen if isinstance(s, str)]
+    problems = [s.detail for s in seen if isinstance(s, Rejection)]
     max_age_ns = EMBODIMENT.cameras[0].max_age_s * 1e9
     late = (first + max_age_ns < STAMPS) & (last > STAMPS)
-    assert [isinstance(s, str) for s in seen] == late.tolist()
+    assert [isinstance(s, Rejection) for s in seen] == late.tolist()
     assert late.any()
     assert all("image is" in problem for problem in problems)
 

@@ -17,12 +17,12 @@ from gantry import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nora_core.control.controller import CONFIRMATIONS, ArmController
+from nora_core.control.controller import ArmController
 from nora_core.control.kinematics import MinkKinematics
 from nora_core.control.loop_monitor import LoopMonitor
-from nora_core.control.safety_gate import Reason
+from nora_core.control.state_filter import CONFIRMATIONS
 from nora_core.control.status import Mode, ModeError
-from nora_core.types import ArmState
+from nora_core.types import ArmState, Reason
 
 T0 = 1_000_000_000_000
 EMBODIMENT = gantry_embodiment()
@@ -63,7 +63,7 @@ class Rig:
         )
 
     def policy(self):
-        assert self.controller.set_mode(Mode.POLICY, self.now_ns) == (ModeError.NONE, "")
+        assert self.controller.set_mode(Mode.POLICY, self.now_ns) is None
 
     @property
     def status(self):
@@ -163,9 +163,9 @@ def test_leaving_policy_mode_brakes_and_the_next_step_starts_from_there():
 
 @pytest.mark.parametrize("mode", [2, 7])
 def test_unknown_modes_are_refused(mode):
-    error, message = Rig().controller.set_mode(mode, T0)
-    assert error is ModeError.UNKNOWN_MODE
-    assert str(mode) in message
+    rejection = Rig().controller.set_mode(mode, T0)
+    assert rejection.reason is ModeError.UNKNOWN_MODE
+    assert str(mode) in rejection.detail
 
 
 # e-stop
@@ -177,7 +177,7 @@ def test_estop_stands_still_from_the_next_period_and_latches():
     rig.controller.estop()
     rig.tick()
     assert np.array_equal(rig.joints_rad, before)
-    assert rig.controller.set_mode(Mode.POLICY, rig.now_ns)[0] is ModeError.ESTOPPED
+    assert rig.controller.set_mode(Mode.POLICY, rig.now_ns).reason is ModeError.ESTOPPED
     assert rig.controller.home(rig.now_ns).reason is Reason.ESTOP
     rig.chunk(step(x=0.02))
     assert rig.is_still()
@@ -240,7 +240,7 @@ def test_nothing_is_commanded_until_the_joints_are_known():
     controller = ArmController(EMBODIMENT, Gantry(), PERIOD_S)
     assert controller.tick(T0) is None
     assert controller.status.hold.reason is Reason.STATE_MISSING
-    assert controller.set_mode(Mode.POLICY, T0)[0] is ModeError.NO_STATE
+    assert controller.set_mode(Mode.POLICY, T0).reason is ModeError.NO_STATE
     assert controller.home(T0).reason is Reason.STATE_MISSING
 
 
@@ -330,8 +330,8 @@ def test_every_refusal_is_counted_with_its_last_detail():
     assert rig.chunk(step(), age_s=2.0).reason is Reason.CHUNK_STALE
     rig.chunk(step(x=0.06), step(x=0.07))
     rig.tick(20)
-    assert rig.controller.refusals[Reason.NON_FINITE] == (2, "step 0: yaw is inf")
-    count, detail = rig.controller.refusals[Reason.STEP_LIMIT]
+    assert rig.controller.rejections[Reason.NON_FINITE] == (2, "step 0: yaw is inf")
+    count, detail = rig.controller.rejections[Reason.STEP_LIMIT]
     assert (count, "0.07" in detail) == (2, True)
     status = rig.status
     assert (status.chunks_accepted, status.chunks_refused, status.steps_clamped) == (1, 3, 2)
@@ -353,7 +353,7 @@ def test_bad_measurements_are_refused_and_then_the_state_is_stale(joints_rad, gr
         rig.controller.on_state(ArmState(joints_rad, gripper, rig.now_ns))
         rig.tick()
     assert rig.status.hold.reason is Reason.STATE_STALE
-    assert rig.controller.refusals[reason][0] == 20
+    assert rig.controller.rejections[reason][0] == 20
 
 
 @pytest.mark.parametrize("waist_rad", [2.9, 50.0])
@@ -368,7 +368,7 @@ def test_a_glitch_of_the_joint_state_moves_nothing(waist_rad):
         assert np.array_equal(target.joints_rad, before)
     assert rig.is_still()
     assert rig.status.hold.reason is Reason.MODE_HOLD
-    assert (Reason.JOINT_LIMIT in rig.controller.refusals) == (waist_rad > 10)
+    assert (Reason.JOINT_LIMIT in rig.controller.rejections) == (waist_rad > 10)
 
 
 def test_one_measurement_is_not_enough_to_command_anything():
@@ -377,6 +377,31 @@ def test_one_measurement_is_not_enough_to_command_anything():
     controller.on_state(state)
     assert controller.tick(T0) is None
     assert controller.status.hold.reason is Reason.STATE_MISSING
+
+
+def test_a_driver_that_sets_no_stamp_is_named():
+    controller = ArmController(EMBODIMENT, Gantry(), PERIOD_S)
+    for _ in range(CONFIRMATIONS):
+        controller.on_state(ArmState(np.array(EMBODIMENT.arm.home_rad), 1.0, 0))
+    controller.tick(T0)
+    assert controller.status.hold.reason is Reason.STATE_STALE
+    assert controller.status.hold.detail == (
+        "joint state: the stamp is zero: the driver does not set header.stamp"
+    )
+
+
+def test_only_a_hold_that_somebody_should_look_at_is_wrong():
+    controller = ArmController(EMBODIMENT, Gantry(), PERIOD_S)
+    controller.tick(T0)
+    assert controller.status.hold.reason is Reason.STATE_MISSING
+    assert not controller.status.is_wrong(active_s=1.0)  # the driver is still starting
+    assert controller.status.is_wrong(active_s=4.0)
+    rig = Rig()
+    assert not rig.status.is_wrong(active_s=4.0)  # mode HOLD
+    assert not moving_rig().status.is_wrong(active_s=4.0)
+    rig.is_reporting = False
+    rig.tick(50)
+    assert rig.status.is_wrong(active_s=1.0)  # the joint state is stale
 
 
 def test_an_older_measurement_does_not_replace_a_newer_one():
@@ -401,8 +426,8 @@ def test_an_estop_keeps_the_grip():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"workspace": None}, "workspace: expected a box, got none"),
-        ({"arm": None}, "arm: expected a kinematic model, got none"),
+        ({"workspace": None}, "workspace: the box is missing"),
+        ({"arm": None}, "arm: the kinematic model is missing"),
         (
             {"arm": replace(EMBODIMENT.arm, home_rad=(0.0,) * 6)},
             "arm.home_rad: expected the tool in the box",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nora_core.control import chunk_player
 from nora_core.control.chunk_player import ChunkPlayer, Hold, Step, blended
-from nora_core.control.safety_gate import Reason
+from nora_core.types import Reason
 
 MS = 1_000_000
 STEP_NS = 200 * MS
@@ -17,6 +17,10 @@ MAX_AGE_NS = 1000 * MS
 ACTION = replace(BASE.action, execution="n_step", execute_steps=3, max_chunk_age_s=1.0)
 FIRST_ONLY = replace(ACTION, execution="first_only", execute_steps=1)
 BLEND = replace(ACTION, execution="blend")
+
+
+def blend(steps):
+    return blended(steps, BASE.action.gripper_index)
 
 
 def numbered(stamp_ns, num_steps=5, first=0):
@@ -133,7 +137,23 @@ def test_a_chunk_goes_stale_in_the_middle_of_a_step():
     assert isinstance(player.action_at(T0 + 750 * MS), Step)
     assert isinstance(player.action_at(T0 + 900 * MS), Step)
     assert hold_reason(player, T0 + 901 * MS) is Reason.CHUNK_STALE
+    assert player.action_at(T0 + 901 * MS).why.detail == "no new chunk for 0.2 s"
     assert hold_reason(player, T0 + 20_000 * MS) is Reason.CHUNK_STALE
+    assert player.action_at(T0 + 20_000 * MS).why.detail == "no new chunk for 19 s"
+
+
+def test_a_hold_says_that_the_clock_was_set_back():
+    player = ChunkPlayer(ACTION)
+    player.accept(numbered(T0), T0)
+    player.action_at(T0)
+    assert player.action_at(T0 - 2000 * MS).why.detail == (
+        "the clock was set back since the last chunk"
+    )
+
+
+def test_a_chunk_without_a_stamp_is_refused_with_the_cause():
+    detail = ChunkPlayer(ACTION).accept(numbered(0), T0).detail
+    assert detail == "image: the stamp is zero: the driver does not set header.stamp"
 
 
 def test_a_waiting_chunk_goes_stale_too():
@@ -224,7 +244,7 @@ VALUES = st.floats(-1e300, 1e300)
 
 @given(st.lists(st.lists(VALUES, min_size=7, max_size=7), min_size=1, max_size=6))
 def test_a_blend_stays_in_the_hull_and_takes_the_newest_gripper(steps):
-    got = blended([np.array(each) for each in steps])
+    got = blend([np.array(each) for each in steps])
     assert np.all(got >= np.min(steps, axis=0))
     assert np.all(got <= np.max(steps, axis=0))
     assert got[6] == steps[-1][6]
@@ -232,12 +252,12 @@ def test_a_blend_stays_in_the_hull_and_takes_the_newest_gripper(steps):
 
 @given(st.lists(VALUES, min_size=7, max_size=7), st.integers(1, 9))
 def test_equal_steps_blend_to_themselves(same, num):
-    assert blended([np.array(same)] * num).tolist() == same
+    assert blend([np.array(same)] * num).tolist() == same
 
 
 @given(st.integers(2, 9))
 def test_newer_steps_weigh_more(num):
-    weights = [blended(list(row[:, None] * np.ones(7)))[0] for row in np.eye(num)]
+    weights = [blend(list(row[:, None] * np.ones(7)))[0] for row in np.eye(num)]
     assert np.sum(weights) == pytest.approx(1.0)
     assert np.diff(np.log(weights)) == pytest.approx(0.8)
 
@@ -293,7 +313,7 @@ class Log:
         assert bool(contributions) == (isinstance(got, Step) and got.is_new)
         if contributions:
             pairs = [(int(each[0]), int(each[1])) for each in contributions]
-            assert np.array_equal(got.action_A, blended(contributions))
+            assert np.array_equal(got.action_A, blend(contributions))
             assert got.observation_stamp_ns == min(self.chunks[n][0] for n, _ in pairs)
             self.check_choice(dict(pairs), now_ns)
             self.starts_ns.append(now_ns)
@@ -331,9 +351,10 @@ def test_whatever_comes_steps_are_played_in_order_and_in_time(action, events):
     """Chunks of any age and size at any time, drops, calls of any regularity."""
     log, now_ns, contributions = Log(action), T0, []
 
-    def spy(steps):
+    def spy(steps, gripper_index):
+        assert gripper_index == BASE.action.gripper_index
         contributions.extend(steps)
-        return blended(steps)
+        return blend(steps)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunk_player, "blended", spy)

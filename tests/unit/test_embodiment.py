@@ -97,7 +97,7 @@ def test_is_frozen():
         (lambda d: d["action"].pop("execution"), r"action.execution: missing key"),
         (lambda d: d["action"].update(names=["x"]), r"action.names: expected \['x', 'y', 'z'"),
         (lambda d: d["arm"].update(home_rad=[0.0]), r"arm.home_rad: expected 6 values, got 1"),
-        (lambda d: d.update(cameras=[]), r"cameras: expected at least one"),
+        (lambda d: d.update(cameras=[]), r"cameras: at least one is required"),
         (lambda d: d.update(cameras=d["cameras"] * 2), r"cameras: expected distinct names"),
         (lambda d: d.update(action=[1]), r"action: expected a mapping, got list"),
     ],

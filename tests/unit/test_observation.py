@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nora_core.embodiment import Camera
-from nora_core.observation import ObservationBuffer
-from nora_core.types import Frame, Observation
+from nora_core.observation import NoObservation, ObservationBuffer
+from nora_core.types import Frame, Observation, Rejection
 
 SECOND = 1_000_000_000
 CAMERAS = (
@@ -44,6 +44,7 @@ def test_a_frame_that_is_not_newer_is_refused():
         ((SECOND, SECOND), SECOND, "  ", "no instruction"),
         ((SECOND, None), SECOND, "go", "camera wrist: no image yet on wrist/image"),
         ((SECOND, 2 * SECOND), 2 * SECOND, "go", "camera front: image is 1.00 s old, limit 0.5 s"),
+        ((0, SECOND), SECOND, "go", "camera front: the stamp is zero: the driver does not set"),
         ((3 * SECOND, 2 * SECOND), 2 * SECOND, "go", "camera front: image is 1.00 s ahead"),
     ],
 )
@@ -53,14 +54,14 @@ def test_no_observation_says_why(stamps, now_ns, instruction, reason):
         if stamp_ns is not None:
             buffer.put(camera.name, frame(0, stamp_ns), now_ns)
     answer = buffer.snapshot(now_ns, instruction)
-    assert isinstance(answer, str)
-    assert answer.startswith(reason)
+    assert isinstance(answer, Rejection)
+    assert answer.detail.startswith(reason)
 
 
 def test_a_stamp_from_the_future_does_not_blind_for_ever():
     buffer = ObservationBuffer(CAMERAS[:1])
     buffer.put("front", frame(1, 400 * SECOND), SECOND)
-    assert "ahead" in buffer.snapshot(SECOND, "go")
+    assert buffer.snapshot(SECOND, "go").reason is NoObservation.IMAGE_AHEAD
     assert buffer.put("front", frame(2, SECOND), SECOND)
     assert buffer.snapshot(SECOND, "go").stamp_ns == SECOND
 

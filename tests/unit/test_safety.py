@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from nora_core.control.limited_motion import Motion
-from nora_core.control.safety_gate import Reason, SafetyGate
+from nora_core.control.safety_gate import SafetyGate
+from nora_core.types import Reason
 
 EMBODIMENT = gantry_embodiment()
 HOME = np.array(EMBODIMENT.arm.home_rad)
@@ -236,5 +237,5 @@ def test_freeze_stands_still_at_once_and_brake_does_not_jump_back():
 
 
 def test_no_box_no_gate():
-    with pytest.raises(ValueError, match="workspace: expected a box, got none"):
+    with pytest.raises(ValueError, match="workspace: the box is missing"):
         SafetyGate(replace(EMBODIMENT, workspace=None), Gantry(), PERIOD_S)

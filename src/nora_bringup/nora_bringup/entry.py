@@ -1,6 +1,6 @@
-"""Executables of the package: quiet on Ctrl-C while MuJoCo and rclpy are being imported."""
+"""Executables of the package; Ctrl-C while they import MuJoCo and rclpy prints nothing."""
 
-from nora_core.ros.signals import end_quietly_when_told
+from nora_core.processes import end_quietly_when_told
 
 
 def bridge() -> None:

@@ -14,15 +14,15 @@ from typing import Literal
 
 from nora_core import strict_yaml
 
-GRIPPER_JOINT = "left_finger"  # among the joints of a driver
+GRIPPER_JOINT = "left_finger"  # its name among the joints of a driver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
     """A camera the policy sees.
 
-    Its images are turned clockwise by `rotation_deg`, then cut to `crop` (top, left, height, width
-    in px).
+    Its images are rotated clockwise by `rotation_deg`, then cropped to `crop` (top, left, height,
+    width in px).
     """
 
     name: str
@@ -67,6 +67,11 @@ class Action:
                 f"execute_steps: expected 1 with execution first_only, got {self.execute_steps}"
             )
 
+    @property
+    def gripper_index(self) -> int:
+        """Which entry of a step is the gripper opening."""
+        return self.names.index("gripper")
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -85,7 +90,7 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Per axis: of one policy step, and of the commanded target in time."""
+    """Limits per axis: of one policy step, and of the commanded target in time."""
 
     step_m: float
     step_rad: float
@@ -102,7 +107,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """Kinematic model: an MJCF file of `nora_bringup/sim/models`, its joints and tool site."""
+    """Kinematic model: an MJCF file of `nora_core/arms`, its joints and tool site."""
 
     model: str
     tool_site: str
@@ -121,7 +126,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Gripper:
-    """Driver value of the closed (0) and the open (1) gripper, in `unit`."""
+    """The driver's values of the closed (0) and the open (1) gripper, in `unit`."""
 
     closed: float
     open: float
@@ -143,8 +148,8 @@ class Gripper:
 
 
 @dataclass(frozen=True, slots=True)
-class Driver:
-    """The robot's own topics."""
+class DriverConfig:
+    """Kind of the robot's driver, and the robot's own topics."""
 
     kind: Literal["sim"]
     command_topic: str
@@ -190,13 +195,13 @@ class Embodiment:
     gripper: Gripper
     safety: Safety
     arm: Arm | None = None
-    driver: Driver | None = None
+    driver: DriverConfig | None = None
     record: tuple[str, ...] = ()
     record_optional: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.cameras:
-            raise ValueError("cameras: expected at least one, got none")
+            raise ValueError("cameras: at least one is required")
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
             raise ValueError(f"cameras: expected distinct names, got {names}")
@@ -220,13 +225,13 @@ class Embodiment:
             raise ValueError(f"{path}: {error}") from error
 
 
-def taught_differences(expected: Embodiment, got: Embodiment) -> list[str]:
-    """In what a network is taught, one line for everything that differs between two robots."""
-    a, b = _taught(expected), _taught(got)
+def training_mismatches(expected: Embodiment, got: Embodiment) -> list[str]:
+    """One line for everything that differs and that a network is trained for."""
+    a, b = _trained(expected), _trained(got)
     return [f"{name}: expected {a[name]}, got {b[name]}" for name in a if a[name] != b[name]]
 
 
-def _taught(embodiment: Embodiment) -> dict[str, object]:
+def _trained(embodiment: Embodiment) -> dict[str, object]:
     action = embodiment.action
     names = ("names", "frame", "step_period_s", "statistics_key")
     return {

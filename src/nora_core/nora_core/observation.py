@@ -1,27 +1,37 @@
-"""Camera messages to one observation, or the reason why there is none (numpy layer)."""
+"""From camera messages to one observation, or the reason why there is none (numpy layer)."""
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any, Protocol
 
 import numpy as np
 
 from nora_core.embodiment import Camera
-from nora_core.types import Frame, Observation
+from nora_core.types import ZERO_STAMP, Frame, Observation, Rejection
 
 NS_PER_S = 1_000_000_000
 CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}
 
 
+class NoObservation(IntEnum):
+    """Why there is no observation."""
+
+    NO_INSTRUCTION = 1
+    NO_IMAGE = 2
+    IMAGE_STALE = 3
+    IMAGE_AHEAD = 4
+
+
 class TimeMessage(Protocol):
-    """`builtin_interfaces/Time`, of ROS or out of a bag."""
+    """A `builtin_interfaces/Time`, received over ROS or read from a bag."""
 
     sec: Any
     nanosec: Any
 
 
 class ImageMessage(Protocol):
-    """`sensor_msgs/Image`, of ROS or out of a bag."""
+    """A `sensor_msgs/Image`, received over ROS or read from a bag."""
 
     header: Any
     height: Any
@@ -36,7 +46,7 @@ def to_ns(time: TimeMessage) -> int:
 
 
 def frame_from_image(msg: ImageMessage, encoding: str) -> Frame:
-    """Image message to RGB frame; a view of the message's bytes where the layout allows.
+    """Convert an image message to an RGB frame, a view of its bytes where the layout allows.
 
     Raises:
         ValueError: the encoding is not the expected one, or the sizes do not fit the data.
@@ -62,18 +72,18 @@ class ObservationBuffer:
         self._frames: dict[str, Frame] = {}
 
     def put(self, camera: str, frame: Frame, now_ns: int) -> bool:
-        """Keep `frame` if it is newer than the one held; say whether it was.
+        """Keep `frame` if it is newer than the one kept; say whether it was.
 
-        One that is held but ahead of the clock (which was set back, or its stamp was wrong) gives
-        way to any other.
+        A kept frame that is ahead of the clock (the clock was set back, or the stamp was wrong)
+        gives way to any other.
         """
-        held = self._frames.get(camera)
-        is_newer = held is None or frame.stamp_ns > held.stamp_ns or held.stamp_ns > now_ns
+        kept = self._frames.get(camera)
+        is_newer = kept is None or frame.stamp_ns > kept.stamp_ns or kept.stamp_ns > now_ns
         if is_newer:
             self._frames[camera] = frame
         return is_newer
 
-    def snapshot(self, now_ns: int, instruction: str) -> Observation | str:
+    def snapshot(self, now_ns: int, instruction: str) -> Observation | Rejection[NoObservation]:
         """The newest frames as one observation, or the reason why there is none.
 
         Args:
@@ -81,20 +91,32 @@ class ObservationBuffer:
             instruction: what the robot is asked to do; empty means stop.
         """
         if not instruction.strip():
-            return "no instruction"
-        images = []
-        stamps = []
+            return Rejection(NoObservation.NO_INSTRUCTION, "no instruction")
+        frames = []
         for camera in self._cameras:
             frame = self._frames.get(camera.name)
             if frame is None:
-                return f"camera {camera.name}: no image yet on {camera.topic}"
-            age_s = (now_ns - frame.stamp_ns) * 1e-9
-            if age_s > camera.max_age_s:
-                return (
-                    f"camera {camera.name}: image is {age_s:.2f} s old, limit {camera.max_age_s} s"
-                )
-            if age_s < -camera.max_age_s:
-                return f"camera {camera.name}: image is {-age_s:.2f} s ahead; check the clocks"
-            images.append(frame.rgb_HW3)
-            stamps.append(frame.stamp_ns)
-        return Observation(tuple(images), instruction, min(stamps))
+                detail = f"camera {camera.name}: no image yet on {camera.topic}"
+                return Rejection(NoObservation.NO_IMAGE, detail)
+            if rejection := _age_problem(camera, frame, now_ns):
+                return rejection
+            frames.append(frame)
+        return Observation(
+            tuple(frame.rgb_HW3 for frame in frames),
+            instruction,
+            min(frame.stamp_ns for frame in frames),
+        )
+
+
+def _age_problem(camera: Camera, frame: Frame, now_ns: int) -> Rejection[NoObservation] | None:
+    age_s = (now_ns - frame.stamp_ns) * 1e-9
+    if age_s > camera.max_age_s and frame.stamp_ns == 0:
+        detail = f"camera {camera.name}: {ZERO_STAMP}"
+        return Rejection(NoObservation.IMAGE_STALE, detail)
+    if age_s > camera.max_age_s:
+        text = f"image is {age_s:.2f} s old, limit {camera.max_age_s} s"
+        return Rejection(NoObservation.IMAGE_STALE, f"camera {camera.name}: {text}")
+    if age_s < -camera.max_age_s:
+        text = f"image is {-age_s:.2f} s ahead; check the clocks"
+        return Rejection(NoObservation.IMAGE_AHEAD, f"camera {camera.name}: {text}")
+    return None

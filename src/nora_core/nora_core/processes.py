@@ -1,4 +1,4 @@
-"""Child processes that do not outlive their parent."""
+"""How processes end: children with their parent, and quietly during start-up."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ PR_SET_PDEATHSIG = 1
 
 
 def dies_with_parent() -> Callable[[], None]:
-    """For `preexec_fn`: the kernel ends the child when the process that asks now is no more."""
+    """Return a `preexec_fn` by which the kernel ends the child when the calling process ends."""
     return functools.partial(_die_with, os.getpid())
+
+
+def end_quietly_when_told() -> None:
+    """On SIGINT and SIGTERM end at once and without a traceback: for imports and start-up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        os._exit(1)  # it died before it could be watched
+        os._exit(1)  # the parent ended before the kernel watched it

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 Float64 = NDArray[np.float64]
+ZERO_STAMP = "the stamp is zero: the driver does not set header.stamp"
 ReasonT = TypeVar("ReasonT", bound=IntEnum)
 
 
@@ -89,6 +90,28 @@ class ArmState:
     joints_rad: Float64
     gripper: float
     stamp_ns: int
+
+
+class Reason(IntEnum):
+    """Equal to the REASON_ constants of `nora_msgs/msg/CommandStatus`."""
+
+    NONE = 0
+    MODE_HOLD = 1
+    ESTOP = 2
+    NO_CHUNK = 3
+    CHUNK_EXHAUSTED = 4
+    CHUNK_STALE = 5
+    STATE_MISSING = 6
+    STATE_STALE = 7
+    NON_FINITE = 8
+    WRONG_SHAPE = 9
+    OUT_OF_ORDER = 10
+    WORKSPACE = 11
+    STEP_LIMIT = 12
+    IK = 13
+    JOINT_LIMIT = 14
+    TRACKING = 15
+    MISMATCH = 16
 
 
 class Outcome(IntEnum):

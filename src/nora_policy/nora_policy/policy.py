@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nora_core.embodiment import Embodiment, taught_differences
+from nora_core.embodiment import Embodiment, training_mismatches
 from nora_core.normalization import Statistics, denormalize, denormalize_all
 from nora_core.types import ActionChunk, Float64, Observation
 from nora_policy.checkpoints import checkpoint
@@ -46,7 +46,7 @@ class Policy:
         self._model, self._preprocessor = model, preprocessor
         self._statistics, self._embodiment = statistics, embodiment
         self._grammar, self._is_legacy = grammar, is_legacy
-        self._gripper = embodiment.action.names.index("gripper")
+        self._gripper = embodiment.action.gripper_index
         self._random = torch.Generator()
         if seed is None:
             self._random.seed()
@@ -244,7 +244,7 @@ def _check_taught(folder: Path, embodiment: Embodiment) -> None:
     path = folder / checkpoint.EMBODIMENT
     if not path.is_file():
         return
-    differences = taught_differences(Embodiment.load(path), embodiment)
+    differences = training_mismatches(Embodiment.load(path), embodiment)
     if differences:
         raise ValueError(
             f"checkpoint {folder} was trained for another robot than {embodiment.name}: "

@@ -1,22 +1,19 @@
-"""Drivers: safe targets to the robot's own topics, and its measurements back."""
+"""Drivers send safe targets to the robot's own topics and hand its measurements back."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 
 from nora_core.control.safety_gate import SafeTarget
 from nora_core.embodiment import GRIPPER_JOINT, Embodiment, Gripper
 from nora_core.ros import convert
+from nora_core.ros.qos import NEWEST
 from nora_core.types import ArmState
-
-LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class Driver(Protocol):
@@ -26,7 +23,7 @@ class Driver(Protocol):
         """Command the arm; returns at once."""
 
     def close(self) -> None:
-        """Give back publishers and subscriptions."""
+        """Release publishers and subscriptions."""
 
 
 def make_driver(
@@ -47,14 +44,14 @@ def make_driver(
         ValueError: the embodiment has no driver or no arm.
     """
     if embodiment.driver is None:
-        raise ValueError("driver: expected kind and topics, got none; the arm will not move")
+        raise ValueError("driver: kind and topics are missing; the arm will not move")
     match embodiment.driver.kind:
         case "sim":
             return SimDriver(node, embodiment, on_state, on_problem)
 
 
 class SimDriver:
-    """Joint positions as sensor_msgs/JointState: the arm's joints, then `left_finger`."""
+    """Sends and reads sensor_msgs/JointState: the arm's joints, then `left_finger`."""
 
     def __init__(
         self,
@@ -64,7 +61,7 @@ class SimDriver:
         on_problem: Callable[[str], None],
     ) -> None:
         if embodiment.arm is None or embodiment.driver is None:
-            raise ValueError("arm, driver: expected both, got none of one")
+            raise ValueError("arm, driver: both are required")
         self._node = node
         self._gripper = embodiment.gripper
         self._names = [*embodiment.arm.joint_names, GRIPPER_JOINT]
@@ -72,14 +69,15 @@ class SimDriver:
         driver = embodiment.driver
         self._publisher = node.create_publisher(JointState, driver.command_topic, 1)
         self._subscription = node.create_subscription(
-            JointState, driver.state_topic, self._on_message, LATEST
+            JointState, driver.state_topic, self._on_message, NEWEST
         )
 
     def send(self, target: SafeTarget) -> None:
         finger = self._gripper.to_driver(target.gripper)
-        positions = array("d", [*target.joints_rad.tolist(), finger])
-        header = convert.header(target.stamp_ns, "")
-        self._publisher.publish(JointState(header=header, name=self._names, position=positions))
+        values = [*target.joints_rad.tolist(), finger]
+        self._publisher.publish(
+            convert.joints_to_msg(self._names, values, stamp_ns=target.stamp_ns, frame_id="")
+        )
 
     def close(self) -> None:
         self._node.destroy_subscription(self._subscription)
@@ -108,7 +106,7 @@ def arm_state_from_msg(msg: JointState, names: list[str], gripper: Gripper) -> A
     positions = dict(zip(msg.name, msg.position, strict=True))
     missing = [name for name in names if name not in positions]
     if missing:
-        raise ValueError(f"joint state: expected {names}, got none of {missing}")
+        raise ValueError(f"joint state: {missing} are missing, received {list(msg.name)}")
     *joints_rad, finger = (positions[name] for name in names)
     stamp_ns = convert.to_ns(msg.header.stamp)
     return ArmState(np.array(joints_rad), gripper.from_driver(finger), stamp_ns)

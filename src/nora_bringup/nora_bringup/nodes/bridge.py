@@ -5,22 +5,21 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from nora_msgs.msg import ActionChunk, CommandStatus, EndEffectorDelta
 from nora_msgs.srv import SetMode
 from std_srvs.srv import Trigger
 
 from nora_bringup.drivers.sim import make_driver
-from nora_bringup.nodes import bridge_messages
 from nora_core.control.controller import CONTROL_PERIOD_S, ArmController
 from nora_core.control.kinematics import MinkKinematics
 from nora_core.control.loop_monitor import LoopMonitor
-from nora_core.control.safety_gate import Reason, Refusal, SafeTarget
-from nora_core.control.status import ModeError, Status
+from nora_core.control.safety_gate import SafeTarget
+from nora_core.control.status import Mode, ModeError, Status
 from nora_core.ros import convert
 from nora_core.ros.managed_node import ManagedNode, load_embodiment, run
-from nora_core.types import ArmState
+from nora_core.types import ArmState, Reason, Rejection
 
 STATUS_PERIOD_NS = 200_000_000
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -60,7 +59,8 @@ class BridgeNode(ManagedNode):
     def activate(self) -> None:
         self.controller = self._new_controller()
         self.published: Status | None = None
-        self.published_ns = 0
+        self.published_ns, self.activated_ns = 0, self._now_ns()
+        self.was_wrong = False
         self.monitor = LoopMonitor(CONTROL_PERIOD_S)
         self.loop_timers = (
             self.create_timer(CONTROL_PERIOD_S, self._tick),
@@ -71,6 +71,11 @@ class BridgeNode(ManagedNode):
     def deactivate(self) -> None:
         for timer in self.loop_timers:
             self.destroy_timer(timer)
+        now_ns, hold = self._now_ns(), Rejection(Reason.MODE_HOLD, INACTIVE)
+        last = replace(
+            self.controller.status, mode=Mode.HOLD, hold=hold, observation_stamp_ns=None
+        )
+        self.status.publish(convert.status_to_msg(last, now_ns, self.frame))
 
     def cleanup(self) -> None:
         self.driver.close()
@@ -82,15 +87,15 @@ class BridgeNode(ManagedNode):
         self.destroy_publisher(self.diagnostics)
 
     def _new_controller(self) -> ArmController:
-        """Knows nothing yet, counts from zero; but an e-stop stays latched."""
+        """A controller without measurements or counts; an e-stop stays latched in it."""
         path = self.get_parameter("embodiment_file").value
         try:
             if self.embodiment.arm is None:
-                raise ValueError("arm: expected a kinematic model, got none")
+                raise ValueError("arm: the kinematic model is missing")
             self.kinematics = MinkKinematics(self.embodiment.arm)
             controller = ArmController(self.embodiment, self.kinematics, CONTROL_PERIOD_S)
             if self.embodiment.driver is None:
-                raise ValueError("driver: expected kind and topics, got none")
+                raise ValueError("driver: kind and topics are missing")
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"{path}: {error}; the arm will not move") from error
         if self.is_estopped:
@@ -105,7 +110,7 @@ class BridgeNode(ManagedNode):
 
     def _on_problem(self, problem: str) -> None:
         self.get_logger().error(problem, throttle_duration_sec=WARN_PERIOD_S)
-        self.controller.refuse(Refusal(Reason.WRONG_SHAPE, problem))
+        self.controller.refuse(Rejection(Reason.WRONG_SHAPE, problem))
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         if not self.is_active:
@@ -113,23 +118,24 @@ class BridgeNode(ManagedNode):
         try:
             chunk = convert.chunk_from_msg(msg)
         except ValueError as error:
-            self.controller.refuse_chunk(Refusal(Reason.WRONG_SHAPE, str(error)))
+            self.controller.refuse_chunk(Rejection(Reason.WRONG_SHAPE, str(error)))
         else:
             self.controller.on_chunk(chunk, self._now_ns())
 
     def _set_mode(self, request: SetMode.Request, response: SetMode.Response) -> SetMode.Response:
-        error, response.error_msg = ModeError.NOT_ACTIVE, INACTIVE
+        rejection: Rejection[ModeError] | None = Rejection(ModeError.NOT_ACTIVE, INACTIVE)
         if self.is_active:
-            error, response.error_msg = self.controller.set_mode(request.mode, self._now_ns())
-        response.error_code = int(error)
+            rejection = self.controller.set_mode(request.mode, self._now_ns())
+        response.error_code = int(rejection.reason if rejection else ModeError.NONE)
+        response.error_msg = rejection.detail if rejection else ""
         return response
 
     def _home(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.message = INACTIVE
         if self.is_active:
-            refusal = self.controller.home(self._now_ns())
-            response.success = refusal is None
-            response.message = refusal.detail if refusal else ""
+            rejection = self.controller.home(self._now_ns())
+            response.success = rejection is None
+            response.message = rejection.detail if rejection else ""
         return response
 
     def _estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -156,7 +162,7 @@ class BridgeNode(ManagedNode):
             self.driver.send(target)
             self._publish_poses(target)
         if executed := self.controller.executed:
-            self.command.publish(bridge_messages.command_to_msg(executed, self.frame))
+            self.command.publish(convert.executed_to_msg(executed, self.frame))
         self._publish_status(now_ns)
         self.monitor.record(now_ns, time.monotonic_ns() - start_ns)
 
@@ -172,32 +178,54 @@ class BridgeNode(ManagedNode):
         age_ns = now_ns - self.published_ns
         if comparable == self.published and 0 <= age_ns < STATUS_PERIOD_NS:
             return
-        if self.published is None or status.hold.reason is not self.published.hold.reason:
-            self._log_hold(status.hold)
-        self.status.publish(bridge_messages.status_to_msg(status, now_ns, self.frame))
+        self._log_hold(status, now_ns)
+        self.status.publish(convert.status_to_msg(status, now_ns, self.frame))
         self.published, self.published_ns = comparable, now_ns
 
-    def _log_hold(self, hold: Refusal) -> None:
-        if hold.reason not in bridge_messages.CALM:
+    def _log_hold(self, status: Status, now_ns: int) -> None:
+        """Warn when the arm begins to hold for a reason that somebody should look at."""
+        is_wrong = status.is_wrong(self._active_s(now_ns))
+        is_new = self.published is None or _reason(status) is not _reason(self.published)
+        if status.hold is not None and is_wrong and (is_new or not self.was_wrong):
             self.get_logger().warning(
-                f"holding: {hold.detail}", throttle_duration_sec=WARN_PERIOD_S
+                f"holding: {status.hold.detail}", throttle_duration_sec=WARN_PERIOD_S
             )
+        self.was_wrong = is_wrong
 
     def _publish_diagnostics(self) -> None:
-        now_ns = self._now_ns()
-        status = self.controller.status
-        values = self.monitor.summary()
-        values["observation age (s)"] = bridge_messages.observation_age_s(status, now_ns)
-        health = bridge_messages.diagnostic(
-            "nora/bridge", status, self.controller.refusals, values
-        )
-        health.hardware_id = self.embodiment.name
+        """Publish health, mode, loop times and every rule that ever refused something."""
+        now_ns, status = self._now_ns(), self.controller.status
+        is_wrong = status.is_wrong(self._active_s(now_ns))
+        level = DiagnosticStatus.WARN if is_wrong else DiagnosticStatus.OK
+        refused = {
+            f"refused {reason.name}": f"{count}, last: {detail}"
+            for reason, (count, detail) in sorted(self.controller.rejections.items())
+        }
         self.diagnostics.publish(
-            DiagnosticArray(header=convert.header(now_ns, ""), status=[health])
+            convert.diagnostics_to_msg(
+                name="nora/bridge",
+                hardware_id=self.embodiment.name,
+                level=DiagnosticStatus.ERROR if status.is_estopped else level,
+                message=status.hold.detail if status.hold else "moving",
+                values={
+                    "mode": status.mode.name,
+                    **self.monitor.summary(),
+                    "observation age (s)": status.observation_age_s(now_ns),
+                    **refused,
+                },
+                now_ns=now_ns,
+            )
         )
+
+    def _active_s(self, now_ns: int) -> float:
+        return (now_ns - self.activated_ns) * 1e-9
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
+
+
+def _reason(status: Status) -> Reason | None:
+    return status.hold.reason if status.hold else None
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from nora_msgs.msg import TaskOutcome
 from nora_msgs.srv import ResetSimulation
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import Image, JointState
 
 from nora_core.embodiment import GRIPPER_JOINT, Embodiment
 from nora_core.ros import convert
 from nora_core.ros.managed_node import load_embodiment, parameter, run
+from nora_core.ros.qos import NEWEST
 from nora_core.sim.pacing import Pacer
 from nora_core.sim.simulator import TICK_NS, Simulator
 
@@ -27,7 +27,7 @@ WARN_PERIOD_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Everything happens every so many state periods."""
+    """State period, and every how many of them images and the outcome are published."""
 
     period_ns: int
     camera_every: int
@@ -88,7 +88,7 @@ class SimNode(Node):
         self._pacer = Pacer(
             self._schedule.period_ns, factor, MAX_LAG_NS // self._schedule.period_ns
         )
-        # Paced by a clock that nobody sets; a full-speed run takes a period at every look.
+        # Paced by a clock that nobody sets; at full speed every call advances one period.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         timer_s = self._schedule.period_ns / convert.NS_PER_S / factor if factor else 1e-4
         self.create_timer(timer_s, self._on_timer, clock=self._steady)
@@ -99,11 +99,10 @@ class SimNode(Node):
         super().destroy_node()
 
     def _connect(self) -> None:
-        newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         driver = self._embodiment.driver
         assert driver is not None
         self._images = [
-            (camera.name, self.create_publisher(Image, camera.topic, newest))
+            (camera.name, self.create_publisher(Image, camera.topic, NEWEST))
             for camera in self._embodiment.cameras
         ]
         self._states = self.create_publisher(JointState, driver.state_topic, 10)
@@ -160,15 +159,16 @@ class SimNode(Node):
         state, names = self._sim.arm_state(), self._sim.joint_names
         finger = self._embodiment.gripper.to_driver(state.gripper)
         self._states.publish(
-            JointState(
-                header=convert.header(self._now_ns(), self._embodiment.action.frame),
-                name=[*names, GRIPPER_JOINT],
-                position=[*state.joints_rad.tolist(), finger],
+            convert.joints_to_msg(
+                [*names, GRIPPER_JOINT],
+                [*state.joints_rad.tolist(), finger],
+                stamp_ns=self._now_ns(),
+                frame_id=self._embodiment.action.frame,
             )
         )
 
     def _publish_images(self) -> None:
-        stamp_ns = self._now_ns()  # of the instant that all of them show
+        stamp_ns = self._now_ns()  # the instant that all images show
         for camera, publisher in self._images:
             image_HW3 = self._sim.render(camera)
             publisher.publish(convert.image_to_msg(image_HW3, stamp_ns, camera))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
@@ -17,39 +16,9 @@ from scipy.spatial.transform import Rotation
 
 from nora_core.control.limited_motion import Motion
 from nora_core.embodiment import Embodiment, Limits
-from nora_core.types import Float64, Pose
+from nora_core.types import Float64, Pose, Reason, Rejection
 
 ROUNDING = 1e-9
-
-
-class Reason(IntEnum):
-    """Equal to the REASON_ constants of `nora_msgs/msg/CommandStatus`."""
-
-    NONE = 0
-    MODE_HOLD = 1
-    ESTOP = 2
-    NO_CHUNK = 3
-    CHUNK_EXHAUSTED = 4
-    CHUNK_STALE = 5
-    STATE_MISSING = 6
-    STATE_STALE = 7
-    NON_FINITE = 8
-    WRONG_SHAPE = 9
-    OUT_OF_ORDER = 10
-    WORKSPACE = 11
-    STEP_LIMIT = 12
-    IK = 13
-    JOINT_LIMIT = 14
-    TRACKING = 15
-    MISMATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why something was refused, altered or stopped: the rule, and value and limit in words."""
-
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +73,11 @@ class SafetyGate:
         self, embodiment: Embodiment, kinematics: Kinematics, control_period_s: float
     ) -> None:
         if embodiment.workspace is None:
-            raise ValueError("workspace: expected a box, got none; the arm will not move")
+            raise ValueError("workspace: the box is missing; the arm will not move")
         self._workspace = embodiment.workspace
         self._box = np.array([self._workspace.min_m, self._workspace.max_m])
         self._limits = embodiment.limits
+        self._gripper_index = embodiment.action.gripper_index
         self._kinematics = kinematics
         self._motion = _cartesian_motion(embodiment.limits, control_period_s)
         self._max_joint_step = embodiment.limits.joint_velocity_rad_s * control_period_s
@@ -140,7 +110,9 @@ class SafetyGate:
     def is_at_goal(self) -> bool:
         return self.is_at_rest and not self._error_6().any()
 
-    def start_step(self, action_A: Float64, scale: float) -> tuple[Delta | None, list[Refusal]]:
+    def start_step(
+        self, action_A: Float64, scale: float
+    ) -> tuple[Delta | None, list[Rejection[Reason]]]:
         """Add a policy step to the goal pose.
 
         Args:
@@ -154,17 +126,18 @@ class SafetyGate:
         wanted_6 = action_A[:6] * scale
         bound_6 = np.repeat([limits.step_m, limits.step_rad], 3)
         step_6 = np.clip(wanted_6, -bound_6, bound_6)
-        gripper = float(np.clip(action_A[6], 0.0, 1.0))
+        wanted_gripper = action_A[self._gripper_index]
+        gripper = float(np.clip(wanted_gripper, 0.0, 1.0))
         position_m = self._goal.position_m + step_6[:3]
         inside_m = self._clip(position_m, self._goal.position_m)
         notes = []
         if np.any(np.abs(wanted_6) > bound_6 * (1 + ROUNDING)):
-            notes.append(Refusal(Reason.STEP_LIMIT, _beyond("step", wanted_6, bound_6)))
-        if abs(gripper - action_A[6]) > ROUNDING:
-            detail = f"gripper {action_A[6]:.3g}, limits 0 ... 1"
-            notes.append(Refusal(Reason.STEP_LIMIT, detail))
+            notes.append(Rejection(Reason.STEP_LIMIT, _beyond("step", wanted_6, bound_6)))
+        if abs(gripper - wanted_gripper) > ROUNDING:
+            detail = f"gripper {wanted_gripper:.3g}, limits 0 ... 1"
+            notes.append(Rejection(Reason.STEP_LIMIT, detail))
         if np.any(np.abs(inside_m - position_m) > ROUNDING):
-            notes.append(Refusal(Reason.WORKSPACE, self._outside("target", position_m)))
+            notes.append(self._outside("target", position_m))
             if self._workspace.on_violation == "refuse":
                 return None, notes
         delta = Delta(inside_m - self._goal.position_m, step_6[3:], gripper)
@@ -177,19 +150,19 @@ class SafetyGate:
         """Make `goal`, a pose inside the box, the goal pose."""
         self._goal = goal
 
-    def outside(self, tolerance_m: float = 0.0) -> str | None:
-        """In words, when the commanded position is further than this outside the box."""
+    def outside(self, tolerance_m: float = 0.0) -> Rejection[Reason] | None:
+        """Say so when the commanded position is further than this outside the box."""
         position_m = self._command.pose.position_m
         if np.max(np.abs(np.clip(position_m, *self._box) - position_m)) <= tolerance_m:
             return None
         return self._outside("tool", position_m)
 
-    def far_outside(self) -> Refusal | None:
-        """Refusal when the tool is more than a step outside; nearer, it may move inwards."""
+    def far_outside(self) -> Rejection[Reason] | None:
+        """Say so when the tool is more than a step outside; nearer, it may move inwards."""
         outside = self.outside(self._limits.step_m)
-        return Refusal(Reason.WORKSPACE, f"{outside}; bridge/home first") if outside else None
+        return outside and Rejection(outside.reason, f"{outside.detail}; bridge/home first")
 
-    def advance(self, now_ns: int) -> tuple[SafeTarget, Refusal | None]:
+    def advance(self, now_ns: int) -> tuple[SafeTarget, Rejection[Reason] | None]:
         """One period towards the goal.
 
         Slows down where the joints cannot follow, or could not stop; standing still for that
@@ -198,7 +171,7 @@ class SafetyGate:
         if self.is_at_goal:
             return self._target(now_ns), None
         path = self._plan()
-        if isinstance(path, Refusal):
+        if isinstance(path, Rejection):
             if not self._stop_path:
                 return self.brake(now_ns), path
             self._command = self._stop_path.popleft()
@@ -220,7 +193,7 @@ class SafetyGate:
         self._stop_path.clear()
         return self.brake(now_ns)
 
-    def _plan(self) -> list[_Command] | Refusal:
+    def _plan(self) -> list[_Command] | Rejection[Reason]:
         """The next command towards the goal and all of those from there to standstill."""
         target_6 = np.append(self._command.pose.position_m, np.zeros(3)) + self._error_6()
         path = []
@@ -232,7 +205,7 @@ class SafetyGate:
             command = self._next(command, None)
         return command
 
-    def _next(self, command: _Command, target_6: Float64 | None) -> _Command | Refusal:
+    def _next(self, command: _Command, target_6: Float64 | None) -> _Command | Rejection[Reason]:
         """One period towards the target (position, rotation vector), or of braking without one."""
         # Rotation is re-anchored every period: it is zero now, the target is what remains.
         start_6 = np.append(command.pose.position_m, np.zeros(3))
@@ -244,19 +217,19 @@ class SafetyGate:
         pose = Pose(position_m, Rotation.from_rotvec(end_6[3:]) * command.pose.rotation)
         joints_rad = self._kinematics.inverse(pose, command.joints_rad)
         if joints_rad is None:
-            return Refusal(Reason.IK, f"no joints reach tool position {_vector(position_m)} m")
+            return Rejection(Reason.IK, f"no joints reach tool position {_vector(position_m)} m")
         return self._joint_problem(joints_rad, command) or _Command(pose, joints_rad, velocity_6)
 
-    def _joint_problem(self, joints_rad: Float64, before: _Command) -> Refusal | None:
+    def _joint_problem(self, joints_rad: Float64, before: _Command) -> Rejection[Reason] | None:
         low_rad, high_rad = self._kinematics.lower_rad, self._kinematics.upper_rad
         if np.any(joints_rad < low_rad - ROUNDING) or np.any(joints_rad > high_rad + ROUNDING):
             detail = f"joints {_vector(joints_rad)} rad, limits {_vector(low_rad)} ... "
-            return Refusal(Reason.JOINT_LIMIT, detail + f"{_vector(high_rad)}")
+            return Rejection(Reason.JOINT_LIMIT, detail + f"{_vector(high_rad)}")
         fastest = float(np.max(np.abs(joints_rad - before.joints_rad)))
         if fastest <= self._max_joint_step:
             return None
         detail = f"joint step {fastest:.3g} rad, limit {self._max_joint_step:.3g} per period"
-        return Refusal(Reason.JOINT_LIMIT, detail)
+        return Rejection(Reason.JOINT_LIMIT, detail)
 
     def _error_6(self) -> Float64:
         """From the commanded to the goal pose: m, then rotation vector about the base axes."""
@@ -273,9 +246,10 @@ class SafetyGate:
         clipped_m: Float64 = np.clip(position_m, low_m, high_m)
         return clipped_m
 
-    def _outside(self, what: str, position_m: Float64) -> str:
+    def _outside(self, what: str, position_m: Float64) -> Rejection[Reason]:
         low, high = _vector(self._box[0]), _vector(self._box[1])
-        return f"{what} {_vector(position_m)} m, box {low} ... {high}"
+        detail = f"{what} {_vector(position_m)} m, box {low} ... {high}"
+        return Rejection(Reason.WORKSPACE, detail)
 
     def _target(self, now_ns: int) -> SafeTarget:
         return SafeTarget(

@@ -1,4 +1,4 @@
-"""Between ROS messages and the named types: the only place that knows both."""
+"""Conversions between ROS messages and the types of nora_core: the only place that knows both."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from array import array
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import PoseStamped
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import PoseStamped, Vector3
 from nora_msgs.msg import ActionChunk as ActionChunkMsg
+from nora_msgs.msg import CommandStatus, EndEffectorDelta
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
 from nora_core import observation
+from nora_core.control.status import Executed, Status
 from nora_core.types import ActionChunk, Pose
 
-# Training reads the same messages out of bags, without ROS, by the same functions.
+# Training reads the same messages from bags, without ROS, by the same functions.
 NS_PER_S = observation.NS_PER_S
 to_ns = observation.to_ns
 frame_from_msg = observation.frame_from_image
@@ -81,3 +84,53 @@ def pose_to_msg(pose: Pose, stamp_ns: int, frame_id: str) -> PoseStamped:
     position.x, position.y, position.z = pose.position_m.tolist()
     orientation.x, orientation.y, orientation.z, orientation.w = pose.rotation.as_quat().tolist()
     return msg
+
+
+def joints_to_msg(
+    names: list[str], values: list[float], *, stamp_ns: int, frame_id: str
+) -> JointState:
+    position = array("d", values)  # taken without a copy per element, like the pixels
+    return JointState(header=header(stamp_ns, frame_id), name=names, position=position)
+
+
+def status_to_msg(status: Status, now_ns: int, frame_id: str) -> CommandStatus:
+    return CommandStatus(header=header(now_ns, frame_id), **status.message_fields(now_ns))
+
+
+def executed_to_msg(executed: Executed, frame_id: str) -> EndEffectorDelta:
+    delta = executed.delta
+    return EndEffectorDelta(
+        header=header(executed.start_ns, frame_id),
+        translation=_vector(delta.translation_m.tolist()),
+        rotation=_vector(delta.rotation_rad.tolist()),
+        gripper=delta.gripper,
+        observation_stamp=to_time(executed.observation_stamp_ns),
+    )
+
+
+def diagnostics_to_msg(
+    *,
+    name: str,
+    hardware_id: str,
+    level: bytes,
+    message: str,
+    values: dict[str, object],
+    now_ns: int,
+) -> DiagnosticArray:
+    status = DiagnosticStatus(
+        level=level,
+        name=name,
+        hardware_id=hardware_id,
+        message=message,
+        values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
+    )
+    return DiagnosticArray(header=header(now_ns, ""), status=[status])
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _vector(values: list[float]) -> Vector3:
+    x, y, z = values
+    return Vector3(x=x, y=y, z=z)

@@ -23,23 +23,34 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.wait_for_message import wait_for_message
 from rosgraph_msgs.msg import Clock
 
 from nora_core.embodiment import Embodiment
-from nora_core.ros.signals import end_quietly_when_told
+from nora_core.processes import end_quietly_when_told
+from nora_core.ros.qos import NEWEST
 
 T = TypeVar("T", bool, int, float, str)
 BAD_INPUT = (ValueError, OSError, InvalidParameterTypeException, InvalidTopicNameException)
 STOP_LATENCY_S = 0.1
 
 
-def parameter(node: Node, name: str, default: T, description: str) -> T:
-    """Declare a read-only parameter and return its value."""
-    descriptor = ParameterDescriptor(description=description, read_only=True)
+def parameter(
+    node: Node, name: str, default: T, description: str, *, choices: tuple[str, ...] = ()
+) -> T:
+    """Declare a read-only parameter and return its value; `ros2 param describe` shows the choices.
+
+    Raises:
+        ValueError: the value is none of the choices.
+    """
+    allowed = f"one of: {', '.join(choices)}" if choices else ""
+    descriptor = ParameterDescriptor(
+        description=description, additional_constraints=allowed, read_only=True
+    )
     value: T = node.declare_parameter(name, default, descriptor).value
+    if choices and value not in choices:
+        raise ValueError(f"parameter {name}: expected {allowed}, got {value!r}")
     return value
 
 
@@ -51,7 +62,7 @@ def load_embodiment(node: Node) -> Embodiment:
     """
     path = parameter(node, "embodiment_file", "", "Embodiment YAML file (required).")
     if not path:
-        raise ValueError("parameter embodiment_file: expected the path of a YAML file, got none")
+        raise ValueError("parameter embodiment_file: the path of a YAML file is missing")
     return Embodiment.load(Path(path))
 
 
@@ -73,7 +84,7 @@ class ManagedNode(LifecycleNode):
         )
 
     def configure(self) -> None:
-        """Load what the node needs; publishers and services exist afterwards."""
+        """Load what the node needs and create publishers and services."""
 
     def activate(self) -> None:
         """Start doing the job."""
@@ -82,7 +93,7 @@ class ManagedNode(LifecycleNode):
         """Stop doing the job; join every thread that `activate` started."""
 
     def cleanup(self) -> None:
-        """Give back what `configure` took."""
+        """Release what `configure` created."""
 
     def start(self) -> bool:
         """Configure and activate; say whether both went well."""
@@ -99,9 +110,9 @@ class ManagedNode(LifecycleNode):
             self.cleanup()
 
     def destroy_node(self) -> None:
-        """As of every node; rclpy forgets the state machine, which keeps the participant alive.
+        """Destroy the state machine too, which rclpy forgets.
 
-        What it then leaves in shared memory (17 MB a run) nobody ever frees.
+        It would keep the DDS participant alive, and 17 MB of shared memory per run would stay.
         """
         self._state_machine.destroy_when_not_in_use()
         super().destroy_node()
@@ -173,7 +184,7 @@ def run(make_node: Callable[[], Node]) -> NoReturn:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-    # Everything of ours has ended; taking torch apart module by module costs more than a second.
+    # Our threads and nodes have ended; unloading torch module by module takes over a second.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
@@ -188,9 +199,8 @@ def _start(make_node: Callable[[], Node]) -> Node | None:
 
 
 def _wait_for_clock(node: Node) -> None:
-    """Answer nobody at time 0: what began there would be late as soon as the clock is known."""
-    newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    while not wait_for_message(Clock, node, "/clock", qos_profile=newest, time_to_wait=1.0)[0]:
+    """Wait for the simulated time: what begins at time 0 would be late at the first /clock."""
+    while not wait_for_message(Clock, node, "/clock", qos_profile=NEWEST, time_to_wait=1.0)[0]:
         node.get_logger().warning("use_sim_time: no /clock yet", throttle_duration_sec=5.0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from nora_core.control.controller import CONTROL_PERIOD_S, ArmController
 from nora_core.control.kinematics import MinkKinematics
 from nora_core.control.safety_gate import SafeTarget
-from nora_core.control.status import Mode, ModeError
+from nora_core.control.status import Mode
 from nora_core.embodiment import Embodiment
 from nora_core.sim.simulator import Simulator
 from nora_core.sim.task import TaskState
@@ -72,9 +72,8 @@ class Cell:
         if start_joints is None:  # as the operator of a real arm does before a trial
             self.controller.home(self.now_ns)
             self._advance_until(lambda: self.controller.status.mode is Mode.HOLD)
-        error, text = self.controller.set_mode(Mode.POLICY, self.now_ns)
-        if error is not ModeError.NONE:
-            raise RuntimeError(f"reset: {text}")
+        if rejection := self.controller.set_mode(Mode.POLICY, self.now_ns):
+            raise RuntimeError(f"reset: {rejection.detail}")
 
     def observe(self) -> dict[str, Frame]:
         """An image of this instant from every camera, by name."""
@@ -89,8 +88,8 @@ class Cell:
         Raises:
             RuntimeError: the bridge refuses it; says why.
         """
-        if refusal := self.controller.on_chunk(chunk, self.now_ns):
-            raise RuntimeError(f"chunk refused, {refusal.reason.name}: {refusal.detail}")
+        if rejection := self.controller.on_chunk(chunk, self.now_ns):
+            raise RuntimeError(f"chunk refused, {rejection.reason.name}: {rejection.detail}")
 
     def advance(self, duration_s: float, on_tick: OnTick | None = None) -> None:
         """Let time pass: a whole number of control periods.
@@ -134,4 +133,5 @@ class Cell:
             if is_ready():
                 return
             self._tick(None)
-        raise RuntimeError(f"reset: {self.controller.status.hold.detail or 'the arm is not home'}")
+        hold = self.controller.status.hold
+        raise RuntimeError(f"reset: {hold.detail if hold else 'the arm is not home'}")

@@ -101,22 +101,7 @@ class CellBag:
 
     def _status(self) -> Encoded:
         status, now_ns = self._cell.controller.status, self._cell.now_ns
-        seen_ns = status.observation_stamp_ns
-        fields = {
-            "mode": int(status.mode),
-            "estopped": status.is_estopped,
-            "is_moving": status.is_moving,
-            "hold_reason": int(status.hold.reason),
-            "hold_detail": status.hold.detail,
-            "last_refusal": int(status.last_refusal.reason),
-            "last_refusal_detail": status.last_refusal.detail,
-            "chunks_accepted": status.chunks_accepted,
-            "chunks_refused": status.chunks_refused,
-            "steps_executed": status.steps_executed,
-            "steps_clamped": status.steps_clamped,
-            "steps_refused": status.steps_refused,
-            "observation_age": float("nan") if seen_ns is None else (now_ns - seen_ns) * 1e-9,
-        }
+        fields = status.message_fields(now_ns)
         return self._encoder.stamped("nora_msgs/msg/CommandStatus", now_ns, fields)
 
     def _outcome(self) -> Encoded:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nora_core.embodiment import Embodiment, taught_differences
+from nora_core.embodiment import Embodiment, training_mismatches
 from nora_core.normalization import Statistics
 from nora_policy.checkpoints import files, layout, published, published_files, shapes
 from nora_policy.checkpoints.layout import Layout
@@ -116,7 +116,7 @@ def misfits(
         reasons.append("horizon: unknown")
     if (found.folder / layout.EMBODIMENT).is_file():
         taught = Embodiment.load(found.folder / layout.EMBODIMENT)
-        reasons += taught_differences(taught, embodiment)
+        reasons += training_mismatches(taught, embodiment)
     return reasons
 
 

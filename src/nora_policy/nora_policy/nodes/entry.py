@@ -1,6 +1,6 @@
 """Executable of the package: what has to happen before torch is imported."""
 
-from nora_core.ros.signals import end_quietly_when_told
+from nora_core.processes import end_quietly_when_told
 from nora_policy.cpu_threads import sleep_at_barriers
 
 

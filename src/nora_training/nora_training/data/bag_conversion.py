@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from nora_core import strict_yaml
 from nora_core.embodiment import Embodiment
 from nora_core.images import orient, resize
+from nora_core.types import Rejection
 from nora_training.data.alignment import Int64
 from nora_training.data.bag_reader import Bag, bag_sha256
 from nora_training.data.dataset import (
@@ -116,8 +117,8 @@ def _write_images(
     stamps_N = np.full(num_steps, NO_IMAGE)
     problem = ""
     for i, seen in enumerate(observations(bag, episode, embodiment)):
-        if isinstance(seen, str):
-            problem = seen
+        if isinstance(seen, Rejection):
+            problem = seen.detail
             continue
         stamps_N[i] = seen.stamp_ns
         for file, camera, rgb_HW3 in zip(files, cameras, seen.images, strict=True):

@@ -13,8 +13,8 @@ import numpy as np
 from rosbags.interfaces import Connection
 
 from nora_core.embodiment import Camera, Embodiment
-from nora_core.observation import NS_PER_S, ObservationBuffer, frame_from_image
-from nora_core.types import Float64, Frame, Observation, Outcome
+from nora_core.observation import NS_PER_S, NoObservation, ObservationBuffer, frame_from_image
+from nora_core.types import Float64, Frame, Observation, Outcome, Rejection
 from nora_training.data.alignment import Int64, moving
 from nora_training.data.bag_reader import Bag, Message, check_clock
 from nora_training.data.tool_motion import Choice, Messages, Motion, Source, motion_topics, motions
@@ -116,7 +116,7 @@ def _episode(task: _Task, motion: Motion, found: list[Motion], period_s: float) 
 
 def observations(
     bag: Bag, episode: Episode, embodiment: Embodiment
-) -> Iterator[Observation | str]:
+) -> Iterator[Observation | Rejection[NoObservation]]:
     """What the policy would have seen at the start of each step, or why nothing.
 
     The bag's images go through the `ObservationBuffer` of the policy node, in the order they came.
@@ -127,7 +127,7 @@ def observations(
     buffer = ObservationBuffer(embodiment.cameras)
     newest: dict[str, Message] = {}  # of each topic; what an image replaces is never decoded
 
-    def snapshot(now_ns: int) -> Observation | str:
+    def snapshot(now_ns: int) -> Observation | Rejection[NoObservation]:
         for camera in embodiment.cameras:
             for image in newest.values():
                 if bag.is_named(image.topic, camera.topic):
