@@ -282,7 +282,7 @@ def test_the_log_has_outcomes_by_name_and_refuses_others():
 def test_a_kill_before_the_first_trial_blocks_no_later_run(tmp_path, monkeypatch):
     write = Path.write_text
 
-    def killed(path, text):
+    def killed(path, text, encoding):
         write(path, text[: len(text) // 2])
         raise KeyboardInterrupt
 
