@@ -121,26 +121,54 @@ def test_no_orphan_when_the_runner_itself_is_killed():
     wait_for(lambda: not [pid for pid in pids if is_alive(pid)], limit_s=15.0)
 
 
+@pytest.mark.timeout(180)
+def test_up_says_when_each_node_is_ready_and_how_it_ended(tmp_path):
+    process = nora("up", "--record-dir", str(tmp_path / "bags"))
+    assert process.stdout is not None
+    said = ""
+    while "all ready" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    ours = [line for line in said.splitlines() if line.startswith("nora: ")]
+    assert ours[0] == "nora: starting sim, bridge, recorder; Ctrl-C ends them"
+    ready = [line for line in ours if " ready: " in line and "all" not in line]
+    assert {line.split()[2] for line in ready} == {"sim", "bridge", "recorder"}
+    assert re.fullmatch(r"nora: ready: \w+ \(\d+\.\d s\); waiting for \w+, \w+", ready[0])
+    assert re.fullmatch(r"nora: ready: \w+ \(\d+\.\d s\)", ready[2])
+    assert ours[-1] == "nora: all ready: sim, bridge, recorder"
+    recorder = next(p for p in children(process.pid) if "recorder" in command_line(p))
+    os.kill(recorder, signal.SIGKILL)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "nora: stopped: recorder ended with exit code -9" in said
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("up", "--embodiment", "nobody"), r"error: .*nobody.yaml: no such embodiment file"),
         (("up", "--device", "gpu"), r"gpu"),
-        (("demo", "--checkpoint", "nowhere"), r"error: checkpoint: expected a folder"),
+        (("demo", "--checkpoint", "nowhere"), r"error: checkpoint: the folder nowhere is missing"),
         (("demo", "--trial-seconds", "-1"), r"error: trial-seconds: expected more than 0"),
         (("demo", "--seed", "-2"), r"error: seed: expected 0 or more"),
         (("demo", "--trials", "0"), r"error: trials: expected at least 1"),
         (
             ("up", "--embodiment", "galaxea_a1"),
-            r"galaxea_a1.yaml: arm: the kinematic model is missing",
+            r"error: .*galaxea_a1.yaml: arm is missing",
         ),
-        (("up", "--checkpoint", "missing_folder"), r"missing_folder"),
+        (("up", "--checkpoint", "here"), r"error: checkpoint: the folder here is missing"),
+        (("bags", "check"), r"error: the path of a bag is missing: nora bags check FOLDER..."),
     ],
 )
 def test_bad_input_is_a_clear_line_and_a_non_zero_exit(arguments, message):
     process = nora(*arguments)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 2
     assert re.search(message, output)
     assert "Traceback" not in output

@@ -1,12 +1,14 @@
 """The process graph: which nodes run for an embodiment, and clear errors for wrong choices."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
-from nora_bringup.graph import Options, node_specs
-from nora_core.paths import embodiment_file, share
+from nora_bringup import start_checks
+from nora_bringup.graph import Options, node_specs, options_from_text
+from nora_core.paths import embodiment_file, share, shipped_checkpoint
 
 
 def executables(options: Options) -> list[str]:
@@ -86,3 +88,49 @@ def test_a_wrong_key_in_a_file_of_ones_own_is_named(tmp_path):
 
 def test_the_dds_profile_is_where_the_launchers_look():
     assert (share() / "config/fastdds.xml").is_file()
+
+
+def problems_of(**options) -> list[str]:
+    return start_checks.problems(Options(**options))
+
+
+def test_all_problems_are_found_before_a_node_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(start_checks, "has_gpu", lambda: False)
+    file = tmp_path / "file"
+    file.write_text("")
+    found = problems_of(checkpoint=str(tmp_path / "none"), device="cuda", record_dir=str(file))
+    assert found == [
+        f"checkpoint: the folder {tmp_path}/none is missing",
+        "device: cuda needs an NVIDIA GPU with its driver, and there is none",
+        f"record_dir: cannot write to {file}: File exists",
+    ]
+    monkeypatch.setattr(start_checks, "has_gpu", lambda: True)
+    shipped = str(shipped_checkpoint("sim_widowx"))
+    assert problems_of(checkpoint=shipped, device="cuda", record_dir=str(tmp_path / "bags")) == []
+    assert problems_of(embodiment="galaxea_a1")[0].endswith(
+        "galaxea_a1.yaml: arm is missing, so the bridge cannot move this robot"
+    )
+
+
+def test_a_folder_without_weights_is_no_checkpoint(tmp_path):
+    inner = tmp_path / "checkpoint"
+    inner.mkdir()
+    assert problems_of(checkpoint=str(inner)) == [
+        f"checkpoint: {inner} has no weights (*.safetensors)"
+    ]
+    (inner / "model.safetensors").write_bytes(b"")
+    assert problems_of(checkpoint=str(inner)) == [f"checkpoint: {inner} has no config.json"]
+    (inner / "config.json").write_text("{}")
+    assert problems_of(checkpoint=str(inner)) == []
+    (outer,) = problems_of(checkpoint=str(tmp_path))
+    assert outer.endswith(f"did you mean {inner}?")
+
+
+def test_launch_arguments_that_are_no_numbers_are_named():
+    texts = {name: str(value) for name, value in dataclasses.asdict(Options()).items()}
+    assert options_from_text(texts) == Options()
+    assert options_from_text({**texts, "seed": "3"}) == Options(seed=3)
+    with pytest.raises(ValueError, match="seed: expected a whole number, got 'abc'"):
+        options_from_text({**texts, "seed": "abc"})
+    with pytest.raises(ValueError, match="real_time_factor: expected a number, got 'fast'"):
+        options_from_text({**texts, "real_time_factor": "fast"})
