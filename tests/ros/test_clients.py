@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nora_core.paths import embodiment_file
-from nora_policy.checkpoints import tiny
+from nora_policy.checkpoints import untrained
 
 FILE = str(embodiment_file("sim_widowx"))
 CUBE = "put the red cube on the plate"
@@ -72,7 +72,7 @@ def test_recording_commands(spawn: Any, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_instructions(spawn: Any, tmp_path: Path) -> None:
-    tiny.write(tmp_path / "tiny", embodiment_file("sim_widowx"))
+    untrained.write_tiny(tmp_path / "tiny", embodiment_file("sim_widowx"))
     policy = {"embodiment_file": FILE, "checkpoint": str(tmp_path / "tiny"), "device": "cpu"}
     node = spawn("nora_policy.nodes.policy", policy)
     node.wait_for_output("ready: ", 60.0)
