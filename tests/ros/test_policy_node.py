@@ -16,6 +16,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from nora_msgs.action import ExecuteInstruction
 from nora_msgs.msg import ActionChunk, TaskOutcome
+from rcl_interfaces.srv import DescribeParameters
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -195,6 +196,19 @@ def test_an_outcome_that_is_none_is_ignored(client):
     client.child.wait_for_output("9 is not a valid Outcome")
     client.stream_until(result.done)
     assert result.result().result.error_code == ERROR.TIMEOUT
+
+
+def test_device_and_head_list_their_values(client):
+    names = ["device", "head"]
+    answer = client.ros.call(
+        "policy/describe_parameters", DescribeParameters, DescribeParameters.Request(names=names)
+    )
+    allowed = {d.name: d.additional_constraints for d in answer.descriptors}
+    assert allowed == {
+        "device": "one of: auto, cpu, cuda",
+        "head": "one of: auto, flow, fast",
+    }
+    assert all(d.description for d in answer.descriptors)
 
 
 def test_sigint_while_it_imports_is_quiet(spawn, checkpoint):

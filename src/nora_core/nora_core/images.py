@@ -1,4 +1,4 @@
-"""Pictures as the network wants them: upright, cut and of its size (numpy layer).
+"""Rotates, crops and resizes camera images for the network (numpy layer).
 
 Legend: H W image size, S source rows, O output rows, X values of a row, I input samples.
 """
@@ -21,7 +21,7 @@ BAND = 28  # output rows that share one dense product over the few input rows th
 
 
 def orient(rgb_HW3: UInt8, camera: Camera) -> UInt8:
-    """Turn the image clockwise by the camera's `rotation_deg`, then cut out its `crop`."""
+    """Rotate the image clockwise by the camera's `rotation_deg`, then crop it to `crop`."""
     turned_HW3 = np.rot90(rgb_HW3, -(camera.rotation_deg // 90))
     if camera.crop is None:
         return turned_HW3
@@ -35,10 +35,10 @@ def orient(rgb_HW3: UInt8, camera: Camera) -> UInt8:
 
 
 def resize(rgb_HW3: UInt8, height: int, width: int) -> UInt8:
-    """`rgb_HW3` scaled to (height, width, 3) exactly as in pre-training.
+    """Resize `rgb_HW3` to (height, width, 3) exactly as in pre-training.
 
-    TensorFlow's `tf.image.resize(..., method="lanczos3", antialias=True)`, rounded half to even
-    and clipped to uint8: dlimp's `resize_image`. An image of the right size is returned as it is.
+    Equals TensorFlow's `tf.image.resize(..., method="lanczos3", antialias=True)`, rounded half to
+    even and clipped to uint8 (dlimp's `resize_image`). An image of that size is returned as it is.
     """
     if rgb_HW3.shape[:2] == (height, width):
         return rgb_HW3

@@ -1,4 +1,4 @@
-"""Between physical actions and the network's [-1, 1], by the 1 % and 99 % quantiles (numpy layer).
+"""Scales physical actions to the network's [-1, 1] and back, by 1 % and 99 % quantiles (numpy).
 
 NORA, section 3 (as in OpenVLA): masked dimensions are scaled, the others (the gripper) are kept.
 """
@@ -72,7 +72,7 @@ class Statistics:
 
 
 def normalize(actions: ArrayLike, statistics: Statistics) -> Float64:
-    """Physical (..., A) to [-1, 1], clipped, where masked; a dimension of no width becomes 0."""
+    """Scale physical (..., A) to [-1, 1] and clip where masked; zero-width dimensions become 0."""
     x = np.asarray(actions, dtype=np.float64)
     width = statistics.q99_A - statistics.q01_A
     has_width = width > 0
@@ -82,7 +82,7 @@ def normalize(actions: ArrayLike, statistics: Statistics) -> Float64:
 
 
 def denormalize(actions: ArrayLike, statistics: Statistics) -> Float64:
-    """[-1, 1] to physical (..., A) where masked; the inverse of `normalize` within the quantiles.
+    """Scale [-1, 1] to physical (..., A) where masked; inverts `normalize` within the quantiles.
 
     Masked values are clipped to the quantiles: never further than what was seen in training.
     """
@@ -93,7 +93,7 @@ def denormalize(actions: ArrayLike, statistics: Statistics) -> Float64:
 
 
 def denormalize_all(actions: ArrayLike, statistics: Statistics) -> Float64:
-    """As the reference code of NORA does: no mask, no limits. For comparisons only.
+    """Denormalize as NORA's reference code does, without mask and limits; for comparisons only.
 
     A gripper of 0 ... 1 comes out as 0.5 ... 1, so that rounding decides what "closed" becomes.
     """

@@ -1,4 +1,4 @@
-"""The one thread that runs the model, and what it measures about itself (numpy layer)."""
+"""The thread that runs the model, and its timing statistics (numpy layer)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOIN_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of the last `WINDOW` chunks; NaN where nothing was measured yet."""
+    """Statistics of the last `WINDOW` chunks; NaN where nothing was measured yet."""
 
     inference_p50_s: float
     inference_p95_s: float
@@ -111,7 +111,7 @@ class InferenceWorker:
         return self._thread.is_alive()
 
     def submit(self, observation: Observation) -> bool:
-        """Hand over the newest observation; false when it replaced one nobody looked at."""
+        """Hand over the newest observation; false when it replaced one that was not inferred."""
         with self._wake:
             is_first = self._pending is None
             self._pending = observation

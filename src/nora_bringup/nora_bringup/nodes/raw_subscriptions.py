@@ -1,4 +1,4 @@
-"""Subscriptions to whatever is published on the record list, message bytes untouched."""
+"""Subscriptions to the topics of the record list, which receive serialised messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nora_core.bags.definitions import NS_PER_S, Definitions
 from nora_core.bags.writer import Topic
 
 DEPTH = 50
-# Of publishers that tell none (micro-ROS, distributions before Iron): our definition is used.
+# Publishers without a type hash (micro-ROS, distributions before Iron): our definition is used.
 NO_HASHES = {str(TypeHash()), str(TypeHash(version=1))}
 
 
@@ -39,7 +39,7 @@ class RawSubscriptions:
     """Follows topics whose type and QoS are only known once somebody publishes them.
 
     Args:
-        node: that subscribes.
+        node: the node that subscribes.
         names: full topic names.
         definitions: every type must be known there, and be the publisher's.
         on_message: gets the topic and the serialised message.
@@ -63,7 +63,7 @@ class RawSubscriptions:
         self._followed: dict[str, _Followed] = {}
 
     def refresh(self) -> None:
-        """Look who publishes what; call it now and then."""
+        """Follow new publishers and changed types; call it periodically."""
         publishers = {name: self._node.get_publishers_info_by_topic(name) for name in self._names}
         self.unpublished = tuple(name for name, found in publishers.items() if not found)
         for name, found in publishers.items():
@@ -113,7 +113,7 @@ def _topic(name: str, publishers: list[TopicEndpointInfo], definitions: Definiti
 
 
 def _compatible(offers: tuple[Qos, ...]) -> QoSProfile:
-    """The most that every publisher can keep to."""
+    """The strictest profile that every publisher offers."""
     is_reliable = all(offer.reliability is QosReliability.RELIABLE for offer in offers)
     is_latched = all(offer.durability is QosDurability.TRANSIENT_LOCAL for offer in offers)
     return QoSProfile(
@@ -124,7 +124,7 @@ def _compatible(offers: tuple[Qos, ...]) -> QoSProfile:
 
 
 def bag_qos(profile: QoSProfile) -> Qos:
-    """As the bag's metadata write it; the values of both enumerations are those of rmw."""
+    """Convert to the form of bag metadata; both enumerations have the values of rmw."""
     return Qos(
         QosHistory(int(profile.history)),
         int(profile.depth),

@@ -1,4 +1,4 @@
-"""Plays the steps of action chunks in time: never skips, never plays old ones (numpy layer)."""
+"""Plays the steps of action chunks in time; skips none and plays no stale ones (numpy layer)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nora_core.types import ZERO_STAMP, ActionChunk, Float64, Reason, Rejection
 
 CLOCK_TOLERANCE_S = 0.1
 PERIOD_TOLERANCE_S = 1e-6
-# A blended chunk weighs exp(0.8) times the one before it, as where NORA-1.5 was evaluated.
+# A blended chunk weighs exp(0.8) times the one before it, as in the evaluation of NORA-1.5.
 LOG_WEIGHT_PER_CHUNK = 0.8
 NOTHING_YET = Rejection(Reason.NO_CHUNK, "no action chunk yet")
 EXHAUSTED = Rejection(Reason.CHUNK_EXHAUSTED, "every step was played; waiting for a new chunk")

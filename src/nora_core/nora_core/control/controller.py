@@ -111,7 +111,7 @@ class ArmController:
         return None
 
     def estop(self) -> None:
-        """Stop within one period and stay; mode HOLD.
+        """Stop within one period, latch, and change to mode HOLD.
 
         The gripper keeps its last command: letting go would drop what it holds.
         """
@@ -127,8 +127,7 @@ class ArmController:
 
     def tick(self, now_ns: int) -> SafeTarget | None:
         """The target of this period; None until the arm's joints are known."""
-        self.executed = None
-        self._observation_stamp_ns = None
+        self.executed = self._observation_stamp_ns = None
         target = self._next_target(now_ns)
         if target is not None:
             self._tracking.record(target)
@@ -231,8 +230,6 @@ class ArmController:
         self._counts["steps_clamped"] += bool(notes)
         self.executed = Executed(delta, now_ns, step.observation_stamp_ns)
         return None
-
-    # rules
 
     def _enter(self, mode: Mode, reason: Rejection[Reason]) -> None:
         self._mode, self._mode_reason = mode, reason

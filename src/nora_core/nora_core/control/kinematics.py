@@ -1,4 +1,4 @@
-"""Forward and inverse kinematics of an arm, by mink on its MuJoCo model."""
+"""Forward and inverse kinematics of an arm, computed by mink on its MuJoCo model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ARMS = Path(__file__).parents[1] / "arms"
 
 MAX_ITERATIONS = 20
 DAMPING = 1e-9
-# Iterate further than promised, so that a held target does not creep.
+# Iterate further than the accepted error, so that a constant target does not creep.
 STOP_M, STOP_RAD = 1e-5, 1e-4
 ACCEPT_M, ACCEPT_RAD = 1e-3, 1e-2
-# One radian of orientation error weighs as much as this many metres: about the size of the hand.
+# One radian of orientation error weighs as much as this many metres (about the hand's size).
 RAD_IN_M = 0.1
 
 
@@ -61,7 +61,7 @@ class MinkKinematics:
         self._range = np.where(model.jnt_limited, model.jnt_range.T, [[-np.inf], [np.inf]])
         self._site = arm.tool_site
         self._configuration = mink.Configuration(model)
-        # Damping by the square of the remaining error: bold near the target, calm when far.
+        # Damping grows with the square of the remaining error: small steps while far away.
         self._task = mink.FrameTask(self._site, "site", 1.0, RAD_IN_M, lm_damping=0.1)
         self._limits = [mink.ConfigurationLimit(model)]
 

@@ -34,7 +34,7 @@ class Motion:
     def towards(
         self, position_N: Float64, velocity_N: Float64, target_N: Float64
     ) -> tuple[Float64, Float64]:
-        """On the time-optimal way to rest at the target."""
+        """One period on the time-optimal way to rest at the target."""
         end_N, end_velocity_N = self.braking(position_N, velocity_N)
         for i, axis in enumerate(self._inputs):
             axis.current_position = position_N[i : i + 1]
@@ -43,12 +43,12 @@ class Motion:
             try:
                 self._ruckig.calculate(axis, self._trajectory)
             except ruckig.RuckigError:
-                continue  # it fails just where braking alone leads to the target: brake, then
+                continue  # ruckig fails where braking alone leads to the target; then brake
             (end_N[i],), (end_velocity_N[i],), _ = self._trajectory.at_time(self._period_s)
         return end_N, end_velocity_N
 
     def braking(self, position_N: Float64, velocity_N: Float64) -> tuple[Float64, Float64]:
-        """On the shortest way to rest anywhere."""
+        """One period on the shortest way to rest."""
         deceleration_N = -np.sign(velocity_N) * self._acceleration_N
         time_N = np.minimum(self._period_s, np.abs(velocity_N) / self._acceleration_N)
         position_N = position_N + velocity_N * time_N + 0.5 * deceleration_N * time_N**2

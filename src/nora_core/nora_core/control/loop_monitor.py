@@ -9,10 +9,10 @@ OVERRUN_FACTOR = 1.5
 
 @dataclass(slots=True)
 class LoopMonitor:
-    """Feed it start and work of every period, ns; `summary` covers the time since the last.
+    """Takes start and work time of every period, ns; `summary` covers the time since the last one.
 
-    Starts are of the clock that times the loop: wall time would call a slowed one late.
-    An overrun is a period that began more than half a period late.
+    Starts are on the node clock, which times the loop: in slowed simulation, wall time would call
+    every period late. An overrun is a period that began more than half a period late.
     """
 
     period_s: float

@@ -69,9 +69,8 @@ def load_embodiment(node: Node) -> Embodiment:
 class ManagedNode(LifecycleNode):
     """Lifecycle node; subclasses override configure, activate, deactivate and cleanup.
 
-    These four raise `ValueError` or `OSError` for bad input; the transition then fails with that
-    line.
-    With the parameter `autostart` the node configures and activates itself.
+    These four raise `ValueError` or `OSError` for bad input; the transition then fails and that
+    line is logged. With the parameter `autostart` the node configures and activates itself.
     """
 
     def __init__(self, name: str) -> None:
