@@ -51,10 +51,10 @@ class Record:
             self.reported.set()
 
         return InferenceWorker(
-            self.infer,
-            lambda chunk, _: report(self.chunks, chunk.stamp_ns),
-            lambda error: report(self.failures, error),
-            lambda error: report(self.crashes, error),
+            infer=self.infer,
+            on_chunk=lambda chunk, _: report(self.chunks, chunk.stamp_ns),
+            on_failure=lambda error: report(self.failures, error),
+            on_crash=lambda error: report(self.crashes, error),
         )
 
     def wait_report(self) -> None:
@@ -113,7 +113,12 @@ def test_stats_rate_decays_when_chunks_stop():
     stats = InferenceStats()
     assert math.isnan(stats.summary(0).inference_p50_s)
     for k in range(11):
-        stats.record(0.010 + 0.001 * k, 0.1, k, k * 100_000_000)
+        stats.record(
+            inference_s=0.010 + 0.001 * k,
+            observation_age_s=0.1,
+            num_tokens=k,
+            now_ns=k * 100_000_000,
+        )
     running, stalled = stats.summary(1_100_000_000), stats.summary(11_000_000_000)
     assert running.inference_p50_s == pytest.approx(0.015)
     assert running.inference_p95_s == pytest.approx(0.0195)

@@ -45,6 +45,12 @@ def chunk(instruction: str) -> ActionChunk:
     )
 
 
+def record(session: PolicySession, inference_s: float, age_s: float) -> None:
+    session.stats.record(
+        inference_s=inference_s, observation_age_s=age_s, num_tokens=0, now_ns=START_NS
+    )
+
+
 # what to infer, and when
 
 
@@ -172,10 +178,10 @@ def test_a_new_goal_or_message_preempts_the_goal_before():
 
 def test_feedback_counts_the_chunks_of_this_goal():
     session = make_session()
-    session.stats.record(0.1, 0.2, 0, START_NS)
+    record(session, 0.1, 0.2)
     session.begin(TASK, 5.0, START_NS)
     assert session.feedback.chunks == 0
-    session.stats.record(0.3, 0.4, 0, START_NS + 1)
+    record(session, 0.3, 0.4)
     assert session.feedback.chunks == 1
     assert (session.feedback.inference_s, session.feedback.observation_age_s) == (0.3, 0.4)
 

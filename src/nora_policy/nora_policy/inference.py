@@ -16,7 +16,7 @@ WINDOW = 200
 JOIN_TIMEOUT_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """Statistics of the last `WINDOW` chunks; NaN where nothing was measured yet."""
 
@@ -32,7 +32,7 @@ class Summary:
     failures: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class InferenceStats:
     """Counts since the start, times of the last `WINDOW` chunks."""
 
@@ -45,7 +45,7 @@ class InferenceStats:
     _published_ns: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     def record(
-        self, inference_s: float, observation_age_s: float, num_tokens: int, now_ns: int
+        self, *, inference_s: float, observation_age_s: float, num_tokens: int, now_ns: int
     ) -> None:
         self.chunks += 1
         self._tokens.append(num_tokens)
@@ -93,6 +93,7 @@ class InferenceWorker:
 
     def __init__(
         self,
+        *,
         infer: Callable[[Observation], ActionChunk],
         on_chunk: Callable[[ActionChunk, float], None],
         on_failure: Callable[[Exception], None],

@@ -29,14 +29,15 @@ class Driver(Protocol):
 def make_driver(
     node: Node,
     embodiment: Embodiment,
+    *,
     on_state: Callable[[ArmState], None],
     on_problem: Callable[[str], None],
 ) -> Driver:
-    """The driver that the embodiment names.
+    """Create the driver that the embodiment names.
 
     Args:
-        node: gets the driver's publishers and subscriptions.
-        embodiment: with `driver` and `arm`.
+        node: creates the driver's publishers and subscriptions.
+        embodiment: one that has `driver` and `arm`.
         on_state: called with every measurement.
         on_problem: called with the reason when a measurement cannot be read.
 
@@ -47,7 +48,7 @@ def make_driver(
         raise ValueError("driver: kind and topics are missing; the arm will not move")
     match embodiment.driver.kind:
         case "sim":
-            return SimDriver(node, embodiment, on_state, on_problem)
+            return SimDriver(node, embodiment, on_state=on_state, on_problem=on_problem)
 
 
 class SimDriver:
@@ -57,6 +58,7 @@ class SimDriver:
         self,
         node: Node,
         embodiment: Embodiment,
+        *,
         on_state: Callable[[ArmState], None],
         on_problem: Callable[[str], None],
     ) -> None:

@@ -40,7 +40,9 @@ class BridgeNode(ManagedNode):
 
     def configure(self) -> None:
         self.controller = self._new_controller()
-        self.driver = make_driver(self, self.embodiment, self._on_state, self._on_problem)
+        self.driver = make_driver(
+            self, self.embodiment, on_state=self._on_state, on_problem=self._on_problem
+        )
         self.command = self.create_publisher(EndEffectorDelta, "bridge/command", 10)
         self.target_pose = self.create_publisher(PoseStamped, "bridge/target_pose", 10)
         self.ee_pose = self.create_publisher(PoseStamped, "bridge/ee_pose", 10)

@@ -52,6 +52,7 @@ class RawSubscriptions:
     def __init__(
         self,
         node: Node,
+        *,
         names: tuple[str, ...],
         definitions: Definitions,
         on_message: Callable[[Topic, bytes], None],

@@ -58,7 +58,12 @@ class RecorderNode(ManagedNode):
             expected=self.expected,
             min_free_bytes=int(self.min_free_gb * 1e9),
         )
-        self.topics = RawSubscriptions(self, tuple(self.expected), definitions, self._on_message)
+        self.topics = RawSubscriptions(
+            self,
+            names=tuple(self.expected),
+            definitions=definitions,
+            on_message=self._on_message,
+        )
         self.status = self.create_publisher(RecorderStatus, "recorder/status", 10)
         self.requests = (
             self.create_service(StartEpisode, "recorder/start_episode", self._start),

@@ -95,7 +95,10 @@ class PolicyNode(ManagedNode):
         if self.worker is not None and self.worker.is_running:
             raise ValueError("the last inference is still running; try again when it has ended")
         self.worker = InferenceWorker(
-            self.policy.infer, self._publish_chunk, self._on_failure, self._on_crash
+            infer=self.policy.infer,
+            on_chunk=self._publish_chunk,
+            on_failure=self._on_failure,
+            on_crash=self._on_crash,
         )
         self.get_logger().info(
             f"ready: {self.policy.name}, {self.policy.head} head, on {self.policy.device}"
@@ -143,7 +146,12 @@ class PolicyNode(ManagedNode):
         now_ns = self._now_ns()
         self.chunk_publisher.publish(msg)
         age_s = (now_ns - chunk.stamp_ns) * 1e-9
-        self.session.stats.record(inference_s, age_s, chunk.num_tokens, now_ns)
+        self.session.stats.record(
+            inference_s=inference_s,
+            observation_age_s=age_s,
+            num_tokens=chunk.num_tokens,
+            now_ns=now_ns,
+        )
 
     def _on_failure(self, error: Exception) -> None:
         self.get_logger().error(f"inference: {error}", throttle_duration_sec=2.0)
