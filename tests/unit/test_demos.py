@@ -110,7 +110,13 @@ def test_every_step_is_short_and_stays_inside(tool, cube, opening, relation):
     positions_m = {"red cube": np.array(cube), "ball": np.array([0.3, 0.1, 0.02])}
     positions_m["plate"] = np.array([0.3, -0.1, 0.0])
     radii_m = dict.fromkeys(positions_m, 0.03)
-    scene = Scene(np.array(tool), np.array(tool), opening, positions_m, radii_m)
+    scene = Scene(
+        commanded_m=np.array(tool),
+        measured_m=np.array(tool),
+        opening=opening,
+        positions_m=positions_m,
+        radii_m=radii_m,
+    )
     action_A = Expert(task, BOX).step(scene)
     assert np.linalg.norm(action_A[:3]) <= STEP_M + 1e-9
     assert not action_A[3:6].any()

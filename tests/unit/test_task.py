@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,25 @@ RECEPTACLES = ("plate", "bowl")
 STEP_M = 0.03
 GRASP_Z_M = 0.023
 ABOVE_M = np.array([0.0, 0.0, 0.12])
+
+
+def object_state(
+    *,
+    radius_m: float = 0.02,
+    lift_m: float = 0.0,
+    speed_m_s: float = 0.0,
+    touches: Iterable[str] = (),
+    tool_m: float = np.inf,
+) -> ObjectState:
+    """An object at the origin."""
+    return ObjectState(
+        position_m=np.zeros(3),
+        radius_m=radius_m,
+        lift_m=lift_m,
+        speed_m_s=speed_m_s,
+        touches=frozenset(touches),
+        tool_m=tool_m,
+    )
 
 
 class Hand:
@@ -93,9 +113,13 @@ def test_scripted_pick_and_place_succeeds(
     sim.reset(seed, instruction)
     hand = Hand(sim, kinematics)
     hand.pick(name)
-    assert sim.task_state == TaskState(instruction, False, True, distractor=0, reached=True)
+    assert sim.task_state == TaskState(
+        instruction=instruction, success=False, partial=True, distractor=0, reached=True
+    )
     hand.place(sim.object_positions[receptacle], height_m)
-    assert sim.task_state == TaskState(instruction, True, True, distractor=0, reached=True)
+    assert sim.task_state == TaskState(
+        instruction=instruction, success=True, partial=True, distractor=0, reached=True
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -148,7 +172,7 @@ def test_a_squeeze_is_no_grasp_until_it_lifts(sim: Simulator, kinematics: MinkKi
 def test_a_grasp_needs_both_fingers_and_a_lift(
     touches: set[str], lift_m: float, expected: bool
 ) -> None:
-    state = ObjectState(np.zeros(3), 0.02, lift_m, 0.0, frozenset(touches))
+    state = object_state(lift_m=lift_m, touches=touches)
     assert state.is_grasped == expected
 
 
@@ -160,7 +184,7 @@ def test_a_grasp_needs_both_fingers_and_a_lift(
 def test_to_reach_is_to_touch_or_to_come_close(
     touches: set[str], tool_m: float, expected: bool
 ) -> None:
-    state = ObjectState(np.zeros(3), 0.02, 0.0, 0.0, frozenset(touches), tool_m)
+    state = object_state(touches=touches, tool_m=tool_m)
     assert state.is_reached == expected
 
 
@@ -230,9 +254,8 @@ def test_success_needs_rest_for_a_while() -> None:
     """One finger's flicker, a rolling ball or a touch in passing is not a success."""
 
     def scene(speed_m_s: float, touches: set[str]) -> dict[str, ObjectState]:
-        origin = np.zeros(3)
-        ball = ObjectState(origin, 0.02, 0.005, speed_m_s, frozenset(touches))
-        return {"blue ball": ball, "plate": ObjectState(origin, 0.075, 0.0, 0.0, frozenset())}
+        ball = object_state(lift_m=0.005, speed_m_s=speed_m_s, touches=touches)
+        return {"blue ball": ball, "plate": object_state(radius_m=0.075)}
 
     judge = Judge("", Task("blue ball", "on", "plate"))
     resting, rolling = scene(0.0, {"plate"}), scene(0.1, {"plate"})

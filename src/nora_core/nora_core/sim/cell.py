@@ -1,4 +1,4 @@
-"""The simulated arm behind its real safety chain, in simulated time, without ROS and torch."""
+"""The simulated arm with the safety chain of the bridge, in simulated time, without ROS."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ OnTick = Callable[[int, SafeTarget | None], None]
 
 
 class Cell:
-    """What `sim` and `bridge` nodes are together, one control period after the other.
+    """The simulator and the controller of the bridge in one process, stepped together.
 
-    Every `reset` starts a new trial at the same time, with a controller that knows nothing of the
-    last one: the same calls give the same images and numbers.
+    Every `reset` starts a trial at the same time with a new controller, so that the same calls
+    give the same images and numbers.
 
     Attributes:
         embodiment: of the arm.
-        simulator: ground truth; its clock is not that of the cell.
-        controller: the one of the present trial.
-        target: what the bridge commanded last; None before it knows the arm.
+        simulator: ground truth; its clock is not the clock of the cell.
+        controller: of the current trial.
+        target: the last command; None before the first joint state.
 
     Raises:
         ValueError: the embodiment has no workspace, or another arm than the scene's.
@@ -55,7 +55,7 @@ class Cell:
         return self.simulator.task_state
 
     def reset(self, seed: int, instruction: str, start_joints: Float64 | None = None) -> None:
-        """Place everything as `Simulator.reset` does; the arm rests, the bridge is in mode POLICY.
+        """Reset the simulator; afterwards the arm rests and the controller is in mode POLICY.
 
         Args:
             seed: of the scene.
@@ -69,24 +69,24 @@ class Cell:
         self._began_ns = self.simulator.time_ns
         self.controller = ArmController(self.embodiment, self.kinematics, CONTROL_PERIOD_S)
         self._advance_until(lambda: self.controller.state is not None)
-        if start_joints is None:  # as the operator of a real arm does before a trial
+        if start_joints is None:  # as an operator does before a trial
             self.controller.home(self.now_ns)
             self._advance_until(lambda: self.controller.status.mode is Mode.HOLD)
         if rejection := self.controller.set_mode(Mode.POLICY, self.now_ns):
             raise RuntimeError(f"reset: {rejection.detail}")
 
     def observe(self) -> dict[str, Frame]:
-        """An image of this instant from every camera, by name."""
+        """The current image of every camera, by name."""
         return {
             camera.name: Frame(self.simulator.render(camera.name), self.now_ns)
             for camera in self.embodiment.cameras
         }
 
     def play(self, chunk: ActionChunk) -> None:
-        """Hand a chunk to the bridge, which begins it with its next free step.
+        """Hand a chunk to the controller, which begins it at the next step boundary.
 
         Raises:
-            RuntimeError: the bridge refuses it; says why.
+            RuntimeError: the controller refuses it; the message has the reason.
         """
         if rejection := self.controller.on_chunk(chunk, self.now_ns):
             raise RuntimeError(f"chunk refused, {rejection.reason.name}: {rejection.detail}")
@@ -111,11 +111,11 @@ class Cell:
             self._tick(on_tick)
 
     def close(self) -> None:
-        """Give the renderer back."""
+        """Release the renderer."""
         self.simulator.close()
 
     def arm_state(self) -> ArmState:
-        """Measured now."""
+        """The current measurement."""
         return replace(self.simulator.arm_state(), stamp_ns=self.now_ns)
 
     def _tick(self, on_tick: OnTick | None) -> None:

@@ -16,7 +16,7 @@ from nora_core.control.safety_gate import SafeTarget
 from nora_core.embodiment import GRIPPER_JOINT, Embodiment
 from nora_core.sim.cell import Cell
 from nora_core.topics import full_name
-from nora_core.types import Frame
+from nora_core.types import Frame, Outcome
 
 COMMAND = "bridge/command"
 
@@ -122,11 +122,11 @@ class CellBag:
 
 
 def open_label(episode: int, instruction: str, provenance: Provenance) -> Label:
-    """Of an episode that has not begun."""
+    """The label of an episode that has not begun."""
     return Label(
         episode=episode,
         instruction=instruction,
-        outcome="unknown",
+        outcome=Outcome.UNKNOWN.text,
         distractor_grasps=0,
         notes="",
         start_ns=0,

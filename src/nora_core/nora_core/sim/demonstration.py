@@ -1,10 +1,9 @@
-"""One demonstration: the expert acts in the cell, is nudged off its way, and finds back.
+"""One demonstration: the expert acts in the cell, is perturbed, and recovers.
 
-A nudge is a step of its own between two of the expert's: it really moves the arm, through the
-same safety chain, but is recorded on `UNLABELLED` and not as a command. It takes `NUDGE_PERIODS`
-whole step periods, so that to a reader of the commands the arm rests meanwhile: the filter for
-no-op steps drops the pause, and what is left are pairs of an image and what the expert did then.
-Nothing in the bag is other than it happened.
+A nudge is a separate step between two steps of the expert. It moves the arm through the same
+safety chain, but is recorded on the topic `UNLABELLED` and not as a command. It takes
+`NUDGE_PERIODS` step periods, during which there are no commands: the data set's filter of no-op
+steps removes this pause, which leaves pairs of an image and the expert's action for it.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from nora_core.types import ActionChunk, Float64, Pose
 
 UNLABELLED = "demonstration/unlabelled"
 MAX_STEPS = 80
-# Where the tool starts, from its home: enough for the policy to see the arm elsewhere.
+# Start of the tool relative to its home position: the policy sees the arm in different places.
 START_MIN_M, START_MAX_M = (-0.06, -0.12, -0.08), (0.06, 0.12, 0.03)
-# The image is this old when its step begins, in control periods: what camera, inference and the
-# wait for a step boundary take. Less than a step, or the image would be another step's.
+# Age of the image when its step begins, in control periods: the time that camera, inference and
+# the wait for a step boundary take. It is shorter than a step.
 MIN_AGE, MAX_AGE = 2, 9
 NUDGED_EPISODES = 0.7
-NUDGED_STEPS = 0.2  # more of them leave few whole chunks between two nudges
+NUDGED_STEPS = 0.2  # with more, few whole chunks are left between two nudges
 NUDGE_M = 0.012  # standard deviation along each axis
-NUDGE_PERIODS = 2  # to be moved, and to come to rest before the next image
+NUDGE_PERIODS = 2  # one to move, one to come to rest before the next image
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What a seed decides about a demonstration besides the scene.
+    """Everything besides the scene that the seed determines.
 
     Attributes:
         start_rad: joints (J,) at the start.
-        age_s: of the image when its step begins.
-        nudges_M3: of each step, m; zero where there is none.
+        age_s: age of the image when its step begins.
+        nudges_M3: nudge after each step, m; zero: none.
     """
 
     start_rad: Float64
@@ -53,7 +52,7 @@ class Course:
     def draw(
         cls, rng: np.random.Generator, cell: Cell, embodiment: Embodiment, noise: bool
     ) -> Course:
-        """With nudges in some episodes, or in none without `noise`."""
+        """Draw a course; with `noise`, some have nudges."""
         age_s = int(rng.integers(MIN_AGE, MAX_AGE + 1)) * CONTROL_PERIOD_S
         is_nudged = rng.random() < NUDGED_EPISODES and noise
         is_moved_M = is_nudged & (rng.random(MAX_STEPS) < NUDGED_STEPS)
@@ -62,17 +61,17 @@ class Course:
 
 
 class Demonstration:
-    """Runs in a cell that was reset to the course's start.
+    """Runs in a cell that was reset to the start of the course.
 
     Attributes:
-        actions: what the expert did, step by step, each (A,).
-        num_nudges: steps that were not its own.
+        actions: the expert's actions, each (A,).
+        num_nudges: number of nudges.
     """
 
     def __init__(
         self, cell: Cell, embodiment: Embodiment, course: Course, bag: CellBag | None
     ) -> None:
-        assert embodiment.workspace is not None  # the cell's controller has seen to that
+        assert embodiment.workspace is not None  # the cell's controller requires it
         self.actions: list[Float64] = []
         self.num_nudges = 0
         self._cell, self._action, self._bag = cell, embodiment.action, bag
@@ -85,8 +84,8 @@ class Demonstration:
         self._image_ns = cell.now_ns
 
     def run(self) -> None:
-        """Until the task is done, or `MAX_STEPS` have not been enough."""
-        for _ in range(self._num_careful):  # which the bridge would scale down
+        """Act until the task is done, for at most `MAX_STEPS` steps."""
+        for _ in range(self._num_careful):  # the bridge scales these steps down
             self._do(_rest(OPEN), UNLABELLED)
         for nudge_3 in self._course.nudges_M3:
             scene = Scene.of(self._cell)
@@ -104,11 +103,11 @@ class Demonstration:
         action_A[:3] = nudge_3
         self._play(action_A)
         for _ in range(NUDGE_PERIODS - 1):
-            self._pass_time(UNLABELLED, is_seen=False)
+            self._pass_time(UNLABELLED, takes_images=False)
         self._pass_time(UNLABELLED)
 
     def _do(self, action_A: Float64, topic: str) -> None:
-        """One step, and the image for the next."""
+        """Act for one step, and take the image for the next."""
         self._play(action_A)
         self._pass_time(topic)
 
@@ -125,8 +124,8 @@ class Demonstration:
             )
         )
 
-    def _pass_time(self, topic: str, is_seen: bool = True) -> None:
-        """One step period, with or without a look."""
+    def _pass_time(self, topic: str, takes_images: bool = True) -> None:
+        """Let one step period pass, with or without taking images."""
         cell, bag, age_s = self._cell, self._bag, self._course.age_s
 
         def on_tick(_: int, target: SafeTarget | None) -> None:
@@ -134,9 +133,9 @@ class Demonstration:
                 bag.tick(target, topic)
 
         cell.advance(self._action.step_period_s - age_s, on_tick)
-        if is_seen:
+        if takes_images:
             self._image_ns = cell.now_ns
-        if is_seen and bag is not None:
+        if takes_images and bag is not None:
             bag.look(cell.observe())
         cell.advance(age_s, on_tick)
 
@@ -146,7 +145,7 @@ def _rest(gripper: float) -> Float64:
 
 
 def _draw_start(rng: np.random.Generator, cell: Cell, embodiment: Embodiment) -> Float64:
-    """Joints (J,) with the tool somewhere around home, inside the workspace."""
+    """Joints (J,) with the tool near its home position, inside the workspace."""
     assert embodiment.arm is not None
     assert embodiment.workspace is not None
     home_rad = np.array(embodiment.arm.home_rad)

@@ -1,8 +1,8 @@
 """A scripted expert for the simulated scene: from ground truth to one policy step at a time.
 
 It has no memory: the same scene gives the same step, so that a policy that sees the scene can
-learn it. Whatever went wrong before (a missed grasp, a lost object, a nudged arm) is dealt with
-by what is there now.
+learn it. It recovers from a missed grasp, a lost object or a perturbed arm without detecting
+them, because it looks only at the current scene.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ STEP_M = 0.04  # longest step
 OPEN, CLOSED = 1.0, 0.0
 # Heights of the tool.
 GRASP_M = 0.030
-HOVER_M = 0.090  # open fingers pass over whatever stands on the table
-CARRY_M = 0.120  # so does what they hold
+HOVER_M = 0.090  # open fingers pass over all objects on the table
+CARRY_M = 0.120  # so does a held object
 CLEAR_M = 0.085
 RETREAT_M = 0.16
-# A step away from what was put down: short ones, so that letting go is the first step of a whole
-# chunk. A chunk that the episode's end cuts off has no tokens.
+# Length of the steps away from the released object: short, so that the release is the first step
+# of a whole chunk. A chunk that is cut off by the end of the episode has no tokens.
 RETREAT_STEP_M = 0.02
 RELEASE_M: Mapping[str, float] = {"on": 0.060, "near": 0.034}
-# The tool is above the object, or what it holds above the target.
+# Horizontal distance at which the tool counts as above the object or the target.
 ALIGNED_M = 0.012
-# An open hand this far off slides to the object instead of rising first.
+# Horizontal distance at which an open, lowered gripper slides to the object.
 BESIDE_M = 0.022
-# A held object's centre, from the tool, and how far from there it still counts as in the hand.
+# Centre of a held object relative to the tool, and the tolerance for it to count as held.
 IN_HAND_M = np.array([0.0, 0.0, -0.008])
 HAND_REACH_M = np.array([0.020, 0.020, 0.016])
-GRIPPED = 0.5  # opening below which the fingers are at the object
+GRIPPED = 0.5  # opening below which the gripper has closed on the object
 RELEASED = 0.7
 NEAR_GAP_M = 0.012
-SIDES = tuple(np.array(side) for side in ((-1.0, 0.0), (1.0, 0.0)))  # where fingers have room
+# Directions in which the fingers have room.
+SIDES = tuple(np.array(side) for side in ((-1.0, 0.0), (1.0, 0.0)))
 
 ON_PLATE = (
     "put the {object} on the {target}",
@@ -72,16 +73,16 @@ PHRASES = {"plate": ON_PLATE, "bowl": IN_BOWL}
 NEAR_SHARE = 0.3  # of all tasks, when they include it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What the expert looks at; positions (3,) in the base frame, m.
+    """The state that the expert uses; positions (3,) in the base frame, m.
 
     Attributes:
-        commanded_m: tool as last commanded; the step is added to it.
-        measured_m: tool as it is, a little behind.
-        opening: of the gripper as it is, 0 closed ... 1 open.
+        commanded_m: commanded tool position; the step is added to it.
+        measured_m: measured tool position, which lags a little.
+        opening: measured opening of the gripper, 0 closed ... 1 open.
         positions_m: centre of every object and receptacle.
-        radii_m: of their footprints.
+        radii_m: radii of their footprints.
     """
 
     commanded_m: Float64
@@ -92,21 +93,21 @@ class Scene:
 
     @classmethod
     def of(cls, cell: Cell) -> Scene:
-        """As the cell stands now."""
-        assert cell.target is not None  # the cell's reset waits for it
+        """The current state of a cell."""
+        assert cell.target is not None  # set by the cell's reset
         state = cell.arm_state()
         return cls(
-            cell.target.pose.position_m,
-            cell.kinematics.forward(state.joints_rad).position_m,
-            state.gripper,
-            cell.simulator.object_positions,
-            cell.simulator.radii_m,
+            commanded_m=cell.target.pose.position_m,
+            measured_m=cell.kinematics.forward(state.joints_rad).position_m,
+            opening=state.gripper,
+            positions_m=cell.simulator.object_positions,
+            radii_m=cell.simulator.radii_m,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """Brings `task.object` into its relation to `task.target`, without ever leaving `workspace`.
+    """Brings `task.object` into its relation to `task.target` and stays in `workspace`.
 
     Raises:
         ValueError: the task has no target.
@@ -132,7 +133,7 @@ class Expert:
         return self._fetch(tool_m, object_m)
 
     def is_done(self, scene: Scene) -> bool:
-        """The object is where it belongs and the hand is well above it."""
+        """Whether the object is in place and the gripper well above it."""
         is_away = scene.commanded_m[2] > RETREAT_M - 0.5 * RETREAT_STEP_M
         return is_away and self._is_placed(scene, self._goal(scene))
 
@@ -147,7 +148,7 @@ class Expert:
         return self._towards(tool_m, np.array([*tool_m[:2], HOVER_M]), OPEN)
 
     def _bring(self, scene: Scene, goal_m: Float64) -> Float64:
-        """With the object between the fingers: close, lift, carry, lower, open."""
+        """The object is between the fingers: close, lift, carry, lower, open."""
         tool_m = scene.commanded_m
         off_m = float(np.linalg.norm(goal_m[:2] - tool_m[:2]))
         if off_m < ALIGNED_M:
@@ -159,7 +160,7 @@ class Expert:
         return self._towards(tool_m, np.array([*xy_m, CARRY_M]), CLOSED)
 
     def _goal(self, scene: Scene) -> Float64:
-        """Where the tool lets go."""
+        """Tool position at which the gripper opens."""
         target = self.task.target
         assert target is not None
         xy_m = scene.positions_m[target][:2]
@@ -168,7 +169,7 @@ class Expert:
         return np.array([*xy_m, RELEASE_M[self.task.relation]])
 
     def _free_side(self, scene: Scene, target: str) -> Float64:
-        """Beside the target, on the side with more room (and reach)."""
+        """The place beside the target with more room and in reach."""
         names = (self.task.object, target)
         apart_m = sum(scene.radii_m[name] for name in names) + NEAR_GAP_M
         others = [scene.positions_m[name][:2] for name in scene.positions_m if name not in names]
@@ -182,7 +183,7 @@ class Expert:
         return max((scene.positions_m[target][:2] + apart_m * side for side in SIDES), key=room_m)
 
     def _is_placed(self, scene: Scene, goal_m: Float64) -> bool:
-        """The object lies at the goal and nothing holds it."""
+        """Whether the object is at the goal and released."""
         object_m = scene.positions_m[self.task.object]
         off_m = float(np.linalg.norm(object_m[:2] - goal_m[:2]))
         tolerance_m = 0.03 if self.task.relation == "on" else ALIGNED_M
@@ -201,7 +202,7 @@ class Expert:
 def draw_task(
     rng: np.random.Generator, simulator: Simulator, tasks: Tasks = "put", moved: str = ""
 ) -> str:
-    """An instruction about the scene: object `moved` (or any), any receptacle, any wording.
+    """Draw an instruction about the scene: object `moved` (or any), any receptacle, any wording.
 
     `put`: on the plate or in the bowl; `all`: also near something.
     """

@@ -1,13 +1,13 @@
-"""How far a simulation should go on, given how much real time has passed."""
+"""The number of simulation periods that are due after some real time."""
 
 from __future__ import annotations
 
 
 class Pacer:
-    """Turns real time into whole periods of simulated time, `factor` simulated seconds a second.
+    """Turns real time into whole periods of simulated time, `factor` simulated seconds per second.
 
-    At most `max_periods` are due at once: what a slow machine has missed beyond that is dropped,
-    so the simulation falls behind but never races to catch up.
+    At most `max_periods` are due at once; on a slow machine the rest is dropped, so that the
+    simulation falls behind instead of catching up in a rush.
     """
 
     def __init__(self, period_ns: int, factor: float, max_periods: int) -> None:
@@ -18,7 +18,7 @@ class Pacer:
     def due(self, now_ns: int) -> tuple[int, int]:
         """Number of periods to simulate now, and number of those dropped.
 
-        `now_ns`: of a clock that never goes back; the first call starts the count.
+        `now_ns`: monotonic time; the first call starts the count.
         """
         if self._last_ns is None:
             self._last_ns = now_ns

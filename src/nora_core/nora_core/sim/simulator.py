@@ -19,12 +19,12 @@ from nora_core.types import ArmState, Float64, Pose
 
 SCENE = Path(__file__).parent / "scene.xml"
 ARM_MODEL = "wx250s.xml"  # the arm that the scene includes
-# Commands move and the judge looks once per tick.
+# Once per tick the commands advance and the judge is updated.
 TICK_NS = 10_000_000
-# What the servos and the gripper of the WidowX do at most.
+# Maximum speeds of the servos and the gripper of the WidowX.
 JOINT_SPEED_RAD_S = math.pi
 GRIPPER_SPEED_M_S = 0.1
-# Where things are put at reset: within easy reach, gripper down, and in view.
+# Area where objects are placed at reset: in view and in reach with the gripper pointing down.
 PLACEMENT_MIN_M = (0.19, -0.20)
 PLACEMENT_MAX_M = (0.39, 0.20)
 PLACEMENT_GAP_M = 0.045  # between footprints, so that an open finger fits
@@ -33,9 +33,10 @@ PLACEMENT_YAW_RAD = 0.3
 
 
 class Simulator:
-    """Steps as fast as it can; time is what `step` was asked for, and never jumps back.
+    """Simulates as fast as possible; its time is the sum of all steps and is monotonic.
 
-    `objects` are the names of what can be grasped, `receptacles` of where it can be put.
+    `objects` are the names of the bodies that can be grasped, `receptacles` of the places to put
+    them.
 
     Raises:
         ValueError: the embodiment has no arm, another arm or joints that the scene lacks.
@@ -79,7 +80,7 @@ class Simulator:
 
     @property
     def time_ns(self) -> int:
-        """Simulated time since creation; a reset does not turn it back."""
+        """Simulated time since creation; a reset does not change it."""
         return self._ticks * TICK_NS
 
     @property
@@ -97,7 +98,7 @@ class Simulator:
 
     @property
     def radii_m(self) -> dict[str, float]:
-        """Of the footprints of the objects, then of the receptacles."""
+        """Radii of the footprints of the objects, then of the receptacles."""
         return {name: self._radius_m[name] for name in (*self.objects, *self.receptacles)}
 
     @property
@@ -115,12 +116,12 @@ class Simulator:
         return {name: pose.position_m for name, pose in self.object_poses.items()}
 
     def reset(self, seed: int, instruction: str, start_joints: Float64 | None = None) -> None:
-        """Everything placed anew (same seed, same scene), and a new task to judge.
+        """Place everything again and start to judge a task; the same seed gives the same scene.
 
         Args:
             seed: of the scene.
             instruction: the task.
-            start_joints: (J,) rad, where the arm is put; at home without.
+            start_joints: (J,) rad, start of the arm; None: its home pose.
 
         Raises:
             ValueError: the instruction is not about this scene; nothing has changed then.
@@ -155,7 +156,7 @@ class Simulator:
         self._target = values.clip(limits[:, 0], limits[:, 1])
 
     def command_by_name(self, names: Sequence[str], positions: Sequence[float]) -> None:
-        """As `command`, from named joints in any order, the finger in the driver's unit.
+        """Command named joints in any order, the finger in the driver's unit.
 
         Raises:
             ValueError: not exactly these names once each, or not as many finite values.
@@ -198,7 +199,7 @@ class Simulator:
     def render(
         self, camera: str = "primary", image_hw: tuple[int, int] | None = None
     ) -> NDArray[np.uint8]:
-        """RGB image (H, W, 3) from a camera of the scene, of the present instant.
+        """The current RGB image (H, W, 3) of a camera of the scene.
 
         Args:
             camera: one of `cameras`.
@@ -214,13 +215,13 @@ class Simulator:
         return self._renderers[size].render(self._data, camera)
 
     def close(self) -> None:
-        """Give the renderers back; the simulator can still be used."""
+        """Release the renderers; the simulator can still be used."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
 
     def _place(self, rng: np.random.Generator) -> None:
-        """Draw a place after the other, big things first; all over when there is no room left."""
+        """Draw one place after another, receptacles first; start again when no room is left."""
         names = (*self.receptacles, *self.objects)
         radii_m = np.array([self._radius_m[name] for name in names])
         xy_m = np.zeros((0, 2))
@@ -257,7 +258,14 @@ class Simulator:
         lift_m = float(position_m[2]) - self._rest_z_m[name]
         tool_m = float(np.linalg.norm(self._data.site(self._arm.tool_site).xpos - position_m))
         radius_m = self._radius_m[name]
-        return ObjectState(position_m, radius_m, lift_m, speed_m_s, frozenset(touches), tool_m)
+        return ObjectState(
+            position_m=position_m,
+            radius_m=radius_m,
+            lift_m=lift_m,
+            speed_m_s=speed_m_s,
+            touches=frozenset(touches),
+            tool_m=tool_m,
+        )
 
 
 def _is_free(model: mujoco.MjModel, body: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What an instruction asks for in the simulated scene, and whether it was done.
+"""The task of an instruction in the simulated scene, and whether it was done.
 
 Judged as in the NORA-1.5 paper's trials on the Galaxea A1: success, partial success (the named
 object was grasped) and the number of grasps of another object (distractors).
@@ -37,19 +37,24 @@ _GRAMMAR: tuple[tuple[Relation, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Bring `object` into `relation`, to `target` if the relation has one."""
+    """Bring `object` into `relation` to `target`; "lifted" has no target."""
 
     object: str
     relation: Relation
     target: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectState:
-    """Physics of one object or receptacle at one instant.
+    """State of one object or receptacle at one instant.
 
-    `lift_m`: height above where it rested at reset. `radius_m`: of its footprint.
-    `touches`: names of the bodies in contact with it. `tool_m`: from the tool to its centre.
+    Attributes:
+        position_m: of its centre, (3,).
+        radius_m: of its footprint.
+        lift_m: height above its rest position at reset.
+        speed_m_s: of its centre.
+        touches: names of the bodies in contact with it.
+        tool_m: distance of its centre to the tool.
     """
 
     position_m: Float64
@@ -68,13 +73,17 @@ class ObjectState:
         return bool(self.touches & FINGERS) or self.tool_m <= REACH_M
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskState:
-    """How the task stands.
+    """Task status.
 
-    `success`: it is done now. Since reset: `partial`, the named object was grasped,
-    `distractor`, the number of grasps of another object, and `reached`, the named object was
-    touched by a finger or the tool was within `REACH_M` of it.
+    Attributes:
+        instruction: the task.
+        success: it is done now.
+        partial: the named object was grasped since the reset.
+        distractor: number of grasps of another object since the reset.
+        reached: since the reset, a finger touched the named object or the tool came within
+            `REACH_M` of it.
     """
 
     instruction: str
@@ -85,7 +94,7 @@ class TaskState:
 
     @property
     def outcome(self) -> Outcome:
-        """How a trial that ends now is labelled."""
+        """The label of a trial that ends now."""
         if self.success:
             return Outcome.SUCCESS
         return Outcome.PARTIAL if self.partial else Outcome.FAILURE
@@ -126,16 +135,16 @@ def _name(words: str, available: tuple[str, ...], kind: str) -> str:
 
 
 class Judge:
-    """Follows one task from reset on; tell it the physics every few milliseconds."""
+    """Follows one task from the reset on; needs an update every few milliseconds."""
 
     def __init__(self, instruction: str, task: Task) -> None:
         self._task = task
         self._held: frozenset[str] = frozenset()
         self._done_since_ns: int | None = None
-        self.state = TaskState(instruction, success=False, partial=False, distractor=0)
+        self.state = TaskState(instruction=instruction, success=False, partial=False, distractor=0)
 
     def update(self, now_ns: int, states: Mapping[str, ObjectState]) -> TaskState:
-        """`states`: every object and receptacle of the scene, by name."""
+        """Take the state of every object and receptacle of the scene, by name."""
         grasped = {name for name, state in states.items() if state.is_grasped}
         still_touched = {name for name in self._held if states[name].touches & FINGERS}
         new_distractors = grasped - self._held - {self._task.object}
@@ -144,12 +153,13 @@ class Judge:
             self._done_since_ns = None
         elif self._done_since_ns is None:
             self._done_since_ns = now_ns
+        before, since_ns = self.state, self._done_since_ns
         self.state = TaskState(
-            self.state.instruction,
-            self._done_since_ns is not None and now_ns - self._done_since_ns >= HOLD_NS,
-            self.state.partial or self._task.object in grasped,
-            self.state.distractor + len(new_distractors),
-            self.state.reached or states[self._task.object].is_reached,
+            instruction=before.instruction,
+            success=since_ns is not None and now_ns - since_ns >= HOLD_NS,
+            partial=before.partial or self._task.object in grasped,
+            distractor=before.distractor + len(new_distractors),
+            reached=before.reached or states[self._task.object].is_reached,
         )
         return self.state
 
