@@ -156,7 +156,7 @@ def one_camera(folder: Path) -> Path:
 
 def convert(bags: Path, out: Path, workers: int) -> Cost:
     config = one_camera(bags.parent)
-    command = [sys.executable, "-m", "nora_training.dataset_command", "build", "--bags", str(bags)]
+    command = [sys.executable, "-m", "nora_training.dataset_command", "build", str(bags)]
     command += ["--out", str(out), "--embodiment", str(config), "--workers", str(workers)]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

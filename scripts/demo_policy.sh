@@ -9,7 +9,6 @@ cd "$(dirname "$0")/.."
 out="${OUT:-out/demo_policy}"
 episodes="${EPISODES:-1800}"
 steps="${STEPS:-6000}"
-embodiment=src/nora_bringup/config/embodiments/sim_widowx.yaml
 
 stage() { printf '\n== %s\n' "$*"; }
 
@@ -17,7 +16,7 @@ stage "1/4 demonstrations: $out/demos"
 nora-collect --episodes "$episodes" --out "$out/demos" --image-size 168 --tasks-per-scene 3
 
 stage "2/4 data set: $out/data"
-nora-dataset build --bags "$out/demos" --out "$out/data" --embodiment "$embodiment" --image-size 84 --val-fraction 0.03
+nora-dataset build "$out/demos" --out "$out/data" --embodiment sim_widowx --image-size 84 --val-fraction 0.03
 
 stage "3/4 training: $out/training (tensorboard --logdir $out/training)"
 [[ -f $out/untrained/card.json ]] || python -m nora_training.sft.small --dataset "$out/data" --out "$out/untrained"

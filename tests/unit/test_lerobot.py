@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from nora_core.embodiment import Embodiment
-from nora_training.data import cli
+from nora_training import dataset_command as cli
 from nora_training.data.dataset import (
     EPISODES,
     NO_IMAGE,
@@ -141,7 +141,7 @@ def ours(tmp_path) -> Dataset:
 
 
 def test_images_come_back_within_the_error_of_the_codec(ours, tmp_path):
-    assert nora_dataset("export-lerobot", ours.root, tmp_path / "theirs") == 0
+    assert nora_dataset("export-lerobot", ours.root, "--out", tmp_path / "theirs") == 0
     assert import_lerobot(tmp_path / "theirs", tmp_path / "back") == 0
     back = Dataset.load(tmp_path / "back")
     for entry in ours.entries:
@@ -155,7 +155,7 @@ def test_images_come_back_within_the_error_of_the_codec(ours, tmp_path):
 def test_the_layout_is_that_of_lerobot(ours, tmp_path):
     """As `LeRobotDataset` finds its way: info, episodes, tasks by pandas index, video times."""
     root = tmp_path / "theirs"
-    assert nora_dataset("export-lerobot", ours.root, root) == 0
+    assert nora_dataset("export-lerobot", ours.root, "--out", root) == 0
     info = json.loads((root / "meta/info.json").read_text())
     assert (info["codebase_version"], info["fps"], info["total_frames"]) == ("v3.0", 5, 14)
     first, second = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
@@ -303,7 +303,7 @@ def test_what_cannot_be_used_is_skipped_and_named(tmp_path, capsys):
     root = foreign(tmp_path / "theirs", [still, wild, lame, good], NAMES)
     assert import_lerobot(root, tmp_path / "out", *FRONT) == 1
     said = capsys.readouterr()
-    assert "1 episodes, 3 steps; 3 skipped" in said.out
+    assert "1 episode, 3 steps; 3 skipped" in said.out
     reasons = ("expected motion", "gripper: expected 0 ... 1, got -1", "expected finite actions")
     for number, reason in enumerate(reasons):
         assert f"skipped episode {number}: {reason}" in said.err
@@ -343,15 +343,15 @@ def test_half_an_export_is_no_data_set(ours, tmp_path, capsys):
     assert "no LeRobot data set, or half of one" in capsys.readouterr().err
     export.close()
     assert not half.exists()
-    assert nora_dataset("export-lerobot", ours.root, theirs) == 0
-    assert nora_dataset("export-lerobot", ours.root, theirs) == 2
+    assert nora_dataset("export-lerobot", ours.root, "--out", theirs) == 0
+    assert nora_dataset("export-lerobot", ours.root, "--out", theirs) == 2
     assert "expected a new folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lost", ["data", "videos", "rows", "frames", "meta/episodes"])
 def test_a_data_set_with_a_part_lost_is_refused_and_leaves_nothing(ours, tmp_path, capsys, lost):
     theirs = tmp_path / "theirs"
-    assert nora_dataset("export-lerobot", ours.root, theirs) == 0
+    assert nora_dataset("export-lerobot", ours.root, "--out", theirs) == 0
     data = theirs / "data/chunk-000/file-000.parquet"
     match lost:
         case "rows":

@@ -16,10 +16,11 @@ import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from nora_bringup.bag_commands import Check, Repair, check_bags, find_bags, repair_bags
+from nora_bringup.bag_commands import Check, Repair, check_bags, repair_bags
 from nora_core.bags.audit import Audit, Expectation, expectations
 from nora_core.bags.check import check
 from nora_core.bags.definitions import Definitions, message_folders
+from nora_core.bags.folders import find_bags
 from nora_core.bags.label import Label, Provenance
 from nora_core.bags.repair import damage_of, repair
 from nora_core.bags.scan import McapScan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,8 @@ import tyro
 
 from nora_core.bags.audit import Expectation, expectations
 from nora_core.bags.check import check
-from nora_core.bags.repair import COMPRESSED, STORAGES, repair
+from nora_core.bags.folders import find_bags
+from nora_core.bags.repair import repair
 from nora_core.embodiment import Embodiment
 from nora_core.paths import embodiment_file
 from nora_core.topics import full_name
@@ -49,7 +49,7 @@ class Check:
 
 def repair_bags(command: Repair) -> int:
     """Exit code 1 if a bag could not be repaired."""
-    bags = find_bags(_given(command.folders, "repair"))
+    bags = find_bags(path.resolve() for path in _given(command.folders, "repair"))
     num_failed = num_repaired = 0
     for folder in bags:
         try:
@@ -71,7 +71,7 @@ def check_bags(command: Check) -> int:
     if command.embodiment:
         embodiment = Embodiment.load(embodiment_file(command.embodiment))
         expected = expectations(embodiment, full_name)
-    bags = find_bags(_given(command.folders, "check"))
+    bags = find_bags(path.resolve() for path in _given(command.folders, "check"))
     counts = {"green": 0, "red": 0, "unreadable": 0}
     for folder in bags:
         try:
@@ -84,20 +84,6 @@ def check_bags(command: Check) -> int:
         counts["green" if report.is_green else "red"] += 1
     _print_summary(len(bags), counts)
     return int(counts["green"] < len(bags))
-
-
-def find_bags(folders: Iterable[Path]) -> list[Path]:
-    """Every folder below with a bag or parts of one; a folder without any stands for itself."""
-    found: list[Path] = []
-    for folder in folders:
-        bags = {
-            path.parent
-            for path in folder.resolve().rglob("*")
-            if path.name.endswith((*STORAGES, *COMPRESSED))
-            and not path.parent.name.startswith(".")
-        }
-        found += sorted(bags) or [folder.resolve()]
-    return found
 
 
 def _given(folders: tuple[Path, ...], command: str) -> tuple[Path, ...]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tqdm import tqdm
 
+from nora_core.command import run_command
 from nora_core.normalization import Statistics
+from nora_core.paths import embodiment_file
+from nora_core.progress import progress
 from nora_core.types import Outcome
 from nora_training.data.bag_conversion import Result
 from nora_training.data.build import Build
@@ -19,17 +21,14 @@ from nora_training.data.dataset import Dataset, Entry, statistics_json
 
 # Torch, matplotlib and pyarrow are imported where they are used: a build would otherwise spend
 # more time on them than on a short bag.
-BAD_BAGS, BAD_INPUT, INTERRUPTED = 1, 2, 130
-Folder = tyro.conf.Positional[Path]
+BAD_BAGS = 1
+Root = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="data-set", metavar="DATA_SET")]
+SUCCESSES = (Outcome.SUCCESS,)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Episodes to train on.
-
-    Attributes:
-        outcomes: how they ended.
-    """
+    """The episodes to train on: those that ended in one of `outcomes`."""
 
     outcomes: tuple[Outcome, ...] = (Outcome.SUCCESS,)
 
@@ -40,7 +39,7 @@ class Selection:
         available = sorted({entry.outcome for entry in dataset.entries})
         wanted = [outcome.name for outcome in self.outcomes]
         raise ValueError(
-            f"outcomes: expected episodes to train on with {wanted}, available: {available}"
+            f"--outcomes: no episode to train on ended in {wanted}, available: {available}"
         )
 
     def statistics(self, dataset: Dataset) -> Statistics:
@@ -49,132 +48,155 @@ class Selection:
 
 def main() -> None:
     """Exit code 0: all is well; 1: some bags were skipped; 2: bad input; 130: interrupted."""
-    commands: dict[str, Callable[..., int]]
-    commands = {"build": _build, "stats": _stats, "check": _check, "view": _view}
-    commands |= {"fast": _fast}
-    commands |= {"export-lerobot": _export_lerobot, "import-lerobot": _import_lerobot}
-    try:
-        code = tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    sys.exit(code)
+    run_command(_run, "stopped; the same command goes on from here")
 
 
-def _build(build: tyro.conf.OmitArgPrefixes[Build]) -> int:
-    """Convert bags; what is converted already is not touched."""
+def _run() -> int:
+    commands: dict[str, Callable[..., Build | int]] = {
+        "build": Build,
+        "stats": _stats,
+        "check": _check,
+        "view": _view,
+        "fast": _fast,
+        "export-lerobot": _export_lerobot,
+        "import-lerobot": _import_lerobot,
+    }
+    command: Build | int = tyro.extras.subcommand_cli_from_dict(
+        commands, prog="nora-dataset", description=__doc__
+    )
+    return _build(command) if isinstance(command, Build) else command
+
+
+def _build(build: Build) -> int:
     results: list[Result] = []
     bags = build.prepare()
-    with tqdm(total=len(bags), unit="bag", disable=None) as progress:
+    with progress(len(bags), "bag") as bar:
         for result in build.run(bags):
             results.append(result)
-            progress.update()
+            bar.update()
             if result.entry is None:
-                progress.write(f"skipped {result.bag}: {result.reason}", file=sys.stderr)
+                bar.write(f"skipped {result.bag}: {result.reason}", file=sys.stderr)
+            elif result.is_red:
+                bar.write(f"RED {result.bag}: converted, but see its audit.md", file=sys.stderr)
     if left_out := build.finish(results):
         print(
-            f"left out {len(left_out)} episodes of before, such as {left_out[0].bag}: not among "
-            "these bags (any more); name all folders at once to have all in the data set",
+            f"left out {_count(len(left_out), 'episode')} that the data set held before, such as "
+            f"{left_out[0].bag}: not among these bags; name all folders in one command to have "
+            "all of them in the data set",
             file=sys.stderr,
         )
     bad = sum(result.entry is None for result in results)
     new = sum(result.is_new for result in results)
+    red = sum(result.is_red for result in results)
     dataset = Dataset.load(build.out)
     sides = [dataset.split(entry) for entry in dataset.entries]
     print(
-        f"{build.out}: {len(sides)} episodes ({sides.count('train')} train, "
+        f"{build.out}: {_count(len(sides), 'episode')} ({sides.count('train')} train, "
         f"{sides.count('val')} val), {sum(e.num_steps for e in dataset.entries)} steps; "
-        f"{new} new, {len(results) - new - bad} there already, {bad} bad bags skipped"
+        f"{new} new, {len(results) - new - bad} there already, {_count(bad, 'bad bag')} skipped"
+        + (f", {red} RED" if red else "")
     )
+    _warn_of_split(dataset)
     return BAD_BAGS if bad or not results else 0
 
 
-def _stats(root: Folder, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
-    """Quantiles of the actions, as `norm_stats.json` into the data set.
+def _warn_of_split(dataset: Dataset) -> None:
+    if dataset.entries and (warning := dataset.split_warning()):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _stats(root: Root, outcomes: tuple[Outcome, ...] = SUCCESSES) -> int:
+    """Write the quantiles of the actions to `norm_stats.json` in the data set.
 
     Args:
-        root: the data set.
-        selection: whose actions.
+        root: folder of the data set.
+        outcomes: take the episodes that ended in one of these ways.
     """
     dataset = Dataset.load(root)
     key = dataset.embodiment.action.statistics_key
-    text = statistics_json(key, selection.statistics(dataset))
+    text = statistics_json(key, Selection(outcomes).statistics(dataset))
     (root / "norm_stats.json").write_text(text)
     print(text, end="")
     return 0
 
 
-def _check(root: Folder, selection: tyro.conf.OmitArgPrefixes[Selection]) -> int:
-    """Is the data good? `report/report.md` with plots; exit code 1 when problems were found.
+def _check(root: Root, outcomes: tuple[Outcome, ...] = SUCCESSES) -> int:
+    """Check the data, and write `report/report.md` with plots; exit code 1 if there are problems.
 
     Args:
-        root: the data set.
-        selection: whose quantiles the actions are held against.
+        root: folder of the data set.
+        outcomes: take the episodes that ended in one of these ways.
     """
     from nora_training.data.quality import assess
     from nora_training.data.quality_report import write_report
 
     dataset = Dataset.load(root)
-    statistics = selection.statistics(dataset)
+    statistics = Selection(outcomes).statistics(dataset)
     quality = assess(dataset, statistics)
     print(write_report(root / "report", dataset, statistics, quality))
     for problem in quality.problems:
         print(f"- {problem}")
+    for remark in quality.remarks:
+        print(f"- (no fault) {remark}")
     return 1 if quality.problems else 0
 
 
 def _view(
-    root: Folder,
-    episode: Annotated[int, tyro.conf.Positional],
-    selection: tyro.conf.OmitArgPrefixes[Selection],
-    out: Path | None = None,
+    root: Root,
+    episode: Annotated[int, tyro.conf.Positional, tyro.conf.arg(metavar="EPISODE")],
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
+    outcomes: tuple[Outcome, ...] = SUCCESSES,
 ) -> int:
-    """One episode as a video with its actions.
+    """Write one episode as a video with its actions.
 
     Args:
-        root: the data set.
-        episode: its place in index.json, from 0.
-        selection: whose quantiles the bars are drawn within.
-        out: the file; `report/episode_N.mp4` in the data set if not given.
+        root: folder of the data set.
+        episode: number of the episode in index.json, from 0.
+        out: file of the video; `report/episode_N.mp4` in the data set if not given.
+        outcomes: draw the bars within the quantiles of the episodes that ended in one of these
+            ways.
     """
     from nora_training.data.view import write_video
 
     dataset = Dataset.load(root)
     if not 0 <= episode < len(dataset.entries):
-        raise ValueError(f"episode: expected 0 ... {len(dataset.entries) - 1}, got {episode}")
+        raise ValueError(f"EPISODE: expected 0 ... {len(dataset.entries) - 1}, got {episode}")
     path = out or root / "report" / f"episode_{episode}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, dataset, dataset.entries[episode], selection.statistics(dataset))
+    write_video(path, dataset, dataset.entries[episode], Selection(outcomes).statistics(dataset))
     print(path)
     return 0
 
 
 def _fast(
-    root: Folder,
-    selection: tyro.conf.OmitArgPrefixes[Selection],
+    root: Root,
+    *,
     out: Path,
     vocab_size: int = 2048,
     horizon: int = 5,
+    outcomes: tuple[Outcome, ...] = SUCCESSES,
 ) -> int:
     """Fit a FAST vocabulary to the actions, for `nora-sft --fast`.
 
     Args:
-        root: the data set.
-        selection: whose actions.
+        root: folder of the data set.
         out: folder for the files of the tokenizer.
-        vocab_size: tokens, at most.
-        horizon: steps per chunk, that of the network.
+        vocab_size: largest number of tokens.
+        horizon: steps per chunk, as the network predicts them.
+        outcomes: take the episodes that ended in one of these ways.
     """
     from nora_training.data.vocabulary import fit
 
     if horizon < 1:
-        raise ValueError(f"horizon: expected at least 1, got {horizon}")
+        raise ValueError(f"--horizon: expected at least 1, got {horizon}")
     if vocab_size < 256:  # of bytes
-        raise ValueError(f"vocab_size: expected at least 256, got {vocab_size}")
+        raise ValueError(f"--vocab-size: expected at least 256, got {vocab_size}")
     dataset = Dataset.load(root)
+    selection = Selection(outcomes)
     entries = selection.entries(dataset)
     found = fit(dataset, entries, selection.statistics(dataset), horizon, vocab_size)
     found.tokenizer.save(out)
@@ -185,67 +207,77 @@ def _fast(
     return 0
 
 
-def _export_lerobot(root: Folder, out: Folder, crf: int = 18) -> int:
-    """Write a data set for LeRobot (v3.0); all episodes, whatever their outcome.
+def _export_lerobot(root: Root, *, out: Path, crf: int = 18) -> int:
+    """Write a data set for LeRobot (v3.0), with all episodes whatever their outcome.
 
     Args:
-        root: the data set.
-        out: folder to make; it must not exist, and does not until all is in it.
+        root: folder of the data set.
+        out: folder to make; it must not exist, and appears when it is complete.
         crf: quality of the videos, from 0 (lossless, RGB) to 51 (worst).
     """
     from nora_training.lerobot.exporting import Export
 
     dataset = Dataset.load(root)
     entries = Export(root, out, crf).run(dataset)
-    done = list(tqdm(entries, total=len(dataset.entries), unit="episode", disable=None))
-    print(f"{out}: {len(done)} episodes, {sum(entry.num_steps for entry in done)} steps")
+    done = list(progress(entries, "episode", total=len(dataset.entries)))
+    steps = sum(entry.num_steps for entry in done)
+    print(f"{out}: {_count(len(done), 'episode')}, {steps} steps")
     return 0
 
 
 def _import_lerobot(
-    folder: Folder,
-    embodiment: Path,
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LEROBOT_DATA_SET")],
+    *,
     out: Path,
+    embodiment: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")],
     action_names: tuple[str, ...] = (),
     images: tuple[str, ...] = (),
     outcome: Outcome = Outcome.SUCCESS,
     image_size: int = 224,
     val_fraction: float = 0.1,
 ) -> int:
-    """Make a LeRobot data set (v3.0) one of ours; exit code 1 when episodes were skipped.
+    """Convert a LeRobot data set (v3.0) to one of ours; exit code 1 if episodes were skipped.
 
     Its actions must be what the embodiment's are: per step, m and rad, gripper 0 closed ... 1
-    open. Images are taken as they are: upright and uncut, whatever the embodiment does to its own.
+    open. Images are neither rotated nor cropped, whatever the embodiment does to its own.
 
     Args:
-        folder: of the LeRobot data set, version 3.
-        embodiment: YAML file of the robot.
-        out: folder of the data set to make; it must not exist, and does not until all is in it.
-        action_names: what the embodiment's actions are called there, in its order, or their
-            numbers where they have no names; not given: as in the embodiment.
-        images: the features for the embodiment's cameras, in its order; not given:
+        folder: folder of the LeRobot data set, version 3.
+        out: folder of the data set to make; it must not exist, and appears when it is complete.
+        embodiment: name or YAML file of the robot.
+        action_names: names of the embodiment's actions in the LeRobot data set, in its order, or
+            their numbers if they have no names; if not given, as in the embodiment.
+        images: features with the images of the embodiment's cameras, in its order; if not given,
             observation.images.CAMERA.
-        outcome: of episodes that another program recorded.
-        image_size: side of the square images, px, as the policy wants them.
-        val_fraction: share of the episodes that are never trained on.
+        outcome: outcome of episodes that another program recorded.
+        image_size: side of the square images in pixels, as the policy takes them.
+        val_fraction: share of the episodes that are used for validation only.
     """
     from nora_training.lerobot.importing import Import
 
     command = Import(
-        folder, embodiment, out, action_names, images, outcome, image_size, val_fraction
+        folder=folder,
+        embodiment=embodiment_file(embodiment),
+        out=out,
+        action_names=action_names,
+        images=images,
+        outcome=outcome,
+        image_size=image_size,
+        val_fraction=val_fraction,
     )
     source = command.open()
     entries, problems = [], []
-    with tqdm(total=len(source.rows), unit="episode", disable=None) as progress:
+    with progress(len(source.rows), "episode") as bar:
         for done in command.run(source):
-            progress.update()
+            bar.update()
             if isinstance(done, str):
                 problems.append(done)
-                progress.write(f"skipped {done}", file=sys.stderr)
+                bar.write(f"skipped {done}", file=sys.stderr)
             else:
                 entries.append(done)
     steps = sum(entry.num_steps for entry in entries)
-    print(f"{out}: {len(entries)} episodes, {steps} steps; {len(problems)} skipped")
+    print(f"{out}: {_count(len(entries), 'episode')}, {steps} steps; {len(problems)} skipped")
+    _warn_of_split(Dataset.load(out))
     return BAD_BAGS if problems else 0
 
 

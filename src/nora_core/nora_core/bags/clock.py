@@ -1,4 +1,4 @@
-"""Did the recorder's clock go on? Bags are read in the order of time: only the files can tell."""
+"""Was the recorder's clock set back? Readers sort messages by time: only the files can tell."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ MAX_BACK_S = 0.1  # of one topic: messages are not written exactly in the order 
 
 
 def set_back_s(path: Path) -> float:
-    """By how much a message was stamped before an earlier one of its topic, s.
-
-    0 where that is no more than `MAX_BACK_S`.
+    """The largest step back in the time stamps of one topic, s; 0 if up to `MAX_BACK_S`.
 
     Args:
         path: an uncompressed storage file.
@@ -59,10 +57,12 @@ def _mcap(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _records(file: BinaryIO | BytesIO, end: int) -> Iterator[tuple[int, int]]:
-    """Channel and stamp of the messages between here and `end`; what they say is not read."""
+    """Channel and stamp of the messages from here to `end`; their contents are not read."""
     while file.tell() < end:
         opcode, size = unpack("<BQ", take(file, 9))
         after = file.tell() + size
+        if after > end:
+            raise ValueError(f"a record ends {after - end} bytes past the end of its file")
         if opcode == DATA_END:
             return
         if opcode == MESSAGE:
@@ -70,10 +70,10 @@ def _records(file: BinaryIO | BytesIO, end: int) -> Iterator[tuple[int, int]]:
             yield channel, log_ns
         elif opcode == CHUNK:
             _, _, plain_size, crc, name_size = unpack("<QQQII", take(file, 32))
-            compression = take(file, name_size).decode()
+            compression = take(file, min(name_size, size)).decode()
             (packed_size,) = unpack("<Q", take(file, 8))
             if compression:
-                packed = take(file, packed_size)
+                packed = take(file, min(packed_size, size))
                 with decoding():
                     plain = decompress(packed, compression, plain_size, crc)
                 yield from _records(BytesIO(plain), len(plain))

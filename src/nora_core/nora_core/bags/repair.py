@@ -12,15 +12,13 @@ from shlex import quote
 
 from nora_core.bags.damage import decoded, open_reader
 from nora_core.bags.definitions import NS_PER_S, Definitions, message_folders
+from nora_core.bags.folders import COMPRESSED, METADATA, STORAGES
 from nora_core.bags.label import Label, entries, texts
 from nora_core.bags.scan import McapScan
 from nora_core.bags.sqlite_scan import DAMAGED, SqliteScan, leftovers
 from nora_core.bags.writer import BagWriter
 from nora_core.strict_yaml import load_yaml
 
-STORAGES = (".mcap", ".db3")
-COMPRESSED = tuple(f"{suffix}.zstd" for suffix in STORAGES)
-METADATA = "metadata.yaml"
 REPORT = "repair.md"
 SQLITE_LOCKS = 0x40000000  # where SQLite locks a file it writes to
 

@@ -18,7 +18,7 @@ from nora_core.embodiment import Embodiment
 from nora_core.images import orient, resize
 from nora_core.types import Rejection
 from nora_training.data.alignment import Int64
-from nora_training.data.bag_reader import Bag, bag_sha256
+from nora_training.data.bag_reader import Bag, bag_sha256, is_red
 from nora_training.data.dataset import (
     EPISODES,
     NO_IMAGE,
@@ -33,20 +33,28 @@ from nora_training.data.tool_motion import Choice
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one bag: an entry, or the reason why not. `is_new`: converted just now."""
+    """What became of one bag.
+
+    Attributes:
+        entry: its episode; None if the bag was skipped.
+        reason: why the bag was skipped.
+        is_new: whether it was converted just now.
+        is_red: whether the audit of the recorder found faults; such an episode is converted.
+    """
 
     bag: Path
     entry: Entry | None
     reason: str = ""
     is_new: bool = False
+    is_red: bool = False
 
 
 def be_one_of_many() -> None:
-    """Leave the other cores to the other processes, and keep the memory of one image for the next.
+    """Set up a worker process: one thread, and memory of images kept for the next image.
 
-    Given back to the kernel each time, as glibc does with large blocks, it costs a third more.
+    glibc returns large blocks to the kernel at every release, which costs a third more time.
     """
     threadpool_limits(1)
     if platform.libc_ver()[0] == "glibc":
@@ -56,29 +64,37 @@ def be_one_of_many() -> None:
 
 
 def convert(
-    out: Path, embodiment: Embodiment, image_size: int, source: Choice, bag: Path
+    bag: Path, *, out: Path, embodiment: Embodiment, image_size: int, source: Choice
 ) -> Result:
-    """One bag into its folder in `out`, unless that is there; the rest is as in `Build`."""
+    """Convert one bag into its folder in `out`, unless that exists; arguments as in `Build`."""
     try:
-        sha256 = bag_sha256(bag)
+        sha256, has_faults = bag_sha256(bag), is_red(bag)
         done = out / EPISODES / sha256[:16] / "episode.json"
         if done.is_file():
-            return Result(bag, strict_yaml.build(Entry, json.loads(done.read_text())))
+            entry = strict_yaml.build(Entry, json.loads(done.read_text()))
+            return Result(bag=bag, entry=entry, is_red=has_faults)
         with Bag.open(bag) as opened:
             episode = read_episode(opened, embodiment, source)
-            entry = _write(opened, episode, embodiment, image_size, out / EPISODES, sha256)
+            entry = _write(
+                opened,
+                episode,
+                embodiment=embodiment,
+                size=image_size,
+                folder=out / EPISODES,
+                sha256=sha256,
+            )
     except ValueError as error:
-        return Result(bag, None, str(error))
-    return Result(bag, entry, is_new=True)
+        return Result(bag=bag, entry=None, reason=str(error))
+    return Result(bag=bag, entry=entry, is_new=True, is_red=has_faults)
 
 
 def _write(
-    bag: Bag, episode: Episode, embodiment: Embodiment, size: int, folder: Path, sha256: str
+    bag: Bag, episode: Episode, *, embodiment: Embodiment, size: int, folder: Path, sha256: str
 ) -> Entry:
-    """Into a hidden folder first, which gets its name when it is complete."""
+    """Write an episode into a hidden folder first, which is renamed when it is complete."""
     half = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     try:
-        image_stamps_N = _write_images(half, bag, episode, embodiment, size)
+        image_stamps_N = _write_images(half, bag, episode, embodiment=embodiment, size=size)
         steps = Steps(
             episode.stamps_N,
             image_stamps_N,
@@ -105,9 +121,9 @@ def _write(
 
 
 def _write_images(
-    folder: Path, bag: Bag, episode: Episode, embodiment: Embodiment, size: int
+    folder: Path, bag: Bag, episode: Episode, *, embodiment: Embodiment, size: int
 ) -> Int64:
-    """One file per camera; the stamps (N,) of the oldest image of each step.
+    """Write one file per camera; returns the stamps (N,) of the oldest image of each step.
 
     Raises:
         ValueError: no step has an observation.
@@ -124,5 +140,5 @@ def _write_images(
         for file, camera, rgb_HW3 in zip(files, cameras, seen.images, strict=True):
             file[i] = resize(orient(rgb_HW3, camera), size, size)
     if (stamps_N == NO_IMAGE).all():
-        raise ValueError(f"expected images at the steps, got none: {problem}")
+        raise ValueError(f"no step has an image: {problem}")
     return stamps_N

@@ -22,11 +22,11 @@ from nora_core import strict_yaml
 from nora_core.bags.clock import set_back_s
 from nora_core.bags.damage import decoded, decoding
 from nora_core.bags.definitions import header_stamp_ns
+from nora_core.bags.folders import COMPRESSED, METADATA, STORAGES
 from nora_core.bags.label import LABEL, texts
 from nora_training.data.alignment import Int64
 
 ORIGIN = "provenance"
-STORAGES = (".mcap", ".db3", ".zstd")
 MAX_LAG_S = 5.0
 UNREADABLE = "the bag cannot be read: "
 
@@ -52,34 +52,24 @@ class Message:
         return header_stamp_ns(self._data)
 
 
-def find_bags(folders: tuple[Path, ...]) -> list[Path]:
-    """Every folder, at any depth, that holds a bag or what is left of one, sorted.
-
-    What is in hidden folders is still being written.
+def is_red(bag: Path) -> bool:
+    """Whether the label of a bag says that its audit found faults.
 
     Raises:
-        FileNotFoundError: one of `folders` is not there.
+        ValueError: the label cannot be read.
     """
-    found = set()
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder")
-        for path in folder.rglob("*"):
-            is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if not is_hidden and (path.name == "metadata.yaml" or path.suffix in STORAGES):
-                found.add(path.parent)
-    return sorted(found)
+    return _label(bag / LABEL).get("is_green") == "False"
 
 
 def bag_sha256(bag: Path) -> str:
-    """Of everything that an episode is made from: metadata, storage files, label.
+    """The hash of all that an episode is made from: metadata, storage files, label.
 
     Raises:
         ValueError: a file cannot be read.
     """
     total = hashlib.sha256()
     for path in sorted(bag.iterdir()):
-        if path.name in ("metadata.yaml", LABEL) or path.suffix in STORAGES:
+        if path.name in (METADATA, LABEL) or path.name.endswith((*STORAGES, *COMPRESSED)):
             try:
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -115,8 +105,10 @@ class Bag:
     @contextmanager
     def open(folder: Path) -> Iterator[Bag]:
         """Open the rosbag2 in `folder` for a while."""
-        if not (folder / "metadata.yaml").is_file():
-            raise ValueError("metadata.yaml: expected one, got none; `nora bags repair` makes one")
+        if not (folder / METADATA).is_file():
+            raise ValueError(
+                "metadata.yaml is missing; `nora bags repair` makes one from the storage file"
+            )
         known = get_typestore(Stores.ROS2_JAZZY)
         with decoding(UNREADABLE):
             reader = AnyReader([folder], default_typestore=known)

@@ -147,6 +147,24 @@ class Dataset:
         names = {outcome.name for outcome in outcomes}
         return tuple(e for e in self.entries if e.outcome in names and self.split(e) == split)
 
+    def split_warning(self) -> str | None:
+        """What is wrong with the number of validation episodes, if anything."""
+        num = len(self.entries)
+        num_val = sum(self.split(entry) == "val" for entry in self.entries)
+        if num_val == 0:
+            why = "training runs without validation"
+        elif num_val == num:
+            why = "there is nothing to train on"
+        elif abs(num_val - self.val_fraction * num) > max(1.0, 0.5 * self.val_fraction * num):
+            why = "with so few episodes chance decides"
+        else:
+            return None
+        return (
+            f"{num_val} of {num} episodes are for validation, --val-fraction is "
+            f"{self.val_fraction:g}: {why}. Each episode is drawn by the hash of its bag, so "
+            "that it never changes sides."
+        )
+
     def steps(self, entry: Entry) -> Steps:
         with np.load(self.root / EPISODES / entry.folder / "steps.npz") as arrays:
             return Steps(*(arrays[field.name] for field in dataclasses.fields(Steps)))

@@ -20,7 +20,7 @@ MAX_STILL, MAX_UNSEEN, MAX_CLIPPED = 0.5, 0.05, 0.2
 MIN_AGREEMENT = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeQuality:
     """`jerk_m_s3`: root mean square of the commanded path. Shares are 0 ... 1.
 
@@ -39,22 +39,29 @@ class EpisodeQuality:
     agreement_6: Float64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """Of a data set. `constant`: names of actions without variance; `problems`: one line each."""
+    """The quality of a data set.
+
+    Attributes:
+        instructions: number of episodes by instruction, most frequent first; `outcomes` likewise.
+        agreement_6: how often commanded and measured motion have the same sign, NaN if unknown.
+        problems: one line for each fault of the data.
+        remarks: one line for each thing worth knowing that is no fault.
+    """
 
     episodes: tuple[EpisodeQuality, ...]
     instructions: dict[str, int]
     outcomes: dict[str, int]
-    constant: tuple[str, ...]
     agreement_6: Float64
     problems: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 def assess(dataset: Dataset, statistics: Statistics) -> Quality:
     """Raises `ValueError` for a data set without episodes."""
     if not dataset.entries:
-        raise ValueError("data set: expected episodes, got none")
+        raise ValueError("the data set has no episodes")
     period_s = dataset.embodiment.action.step_period_s
     all_steps = [dataset.steps(entry) for entry in dataset.entries]
     pairs = zip(dataset.entries, all_steps, strict=True)
@@ -70,12 +77,15 @@ def assess(dataset: Dataset, statistics: Statistics) -> Quality:
     measured = np.concatenate([steps.measured_N6 for steps in all_steps])
     agreement_6 = agreement(actions[:, :6], measured)
     return Quality(
-        episodes,
-        dict(Counter(entry.instruction for entry in dataset.entries).most_common()),
-        dict(Counter(entry.outcome for entry in dataset.entries).most_common()),
-        constant,
-        agreement_6,
-        (*_problems_of_all(names, constant, lost, agreement_6), *_problems_of_each(episodes)),
+        episodes=episodes,
+        instructions=dict(Counter(e.instruction for e in dataset.entries).most_common()),
+        outcomes=dict(Counter(e.outcome for e in dataset.entries).most_common()),
+        agreement_6=agreement_6,
+        problems=(*_problems_of_all(names, lost, agreement_6), *_problems_of_each(episodes)),
+        remarks=tuple(
+            f"action {name} is the same in every step: a policy trained on it will not move it"
+            for name in constant
+        ),
     )
 
 
@@ -121,10 +131,9 @@ def agreement(commanded_N6: Float64, measured_N6: Float64) -> Float64:
 
 
 def _problems_of_all(
-    names: Sequence[str], constant: tuple[str, ...], lost: tuple[str, ...], agreement_6: Float64
+    names: Sequence[str], lost: tuple[str, ...], agreement_6: Float64
 ) -> list[str]:
-    problems = [f"action {name} is the same in every step" for name in constant]
-    problems += [
+    problems = [
         f"action {name} moves in too few steps to have quantiles: a policy will never move it"
         for name in lost
     ]

@@ -43,6 +43,7 @@ def _markdown(dataset: Dataset, statistics: Statistics, quality: Quality) -> str
         "## Problems",
         "",
         *(f"- {problem}" for problem in quality.problems or ("none found",)),
+        *(f"- (no fault) {remark}" for remark in quality.remarks),
         "",
         "## Instructions and outcomes",
         "",

@@ -43,7 +43,7 @@ from nora_training.lerobot.source import LeRobotSource
 GRIPPER_SLACK = 0.05
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
     """The LeRobot data set `folder` to be made one of ours: `nora-dataset import-lerobot`."""
 
@@ -58,9 +58,9 @@ class Import:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.val_fraction < 1.0:
-            raise ValueError(f"val_fraction: expected 0 <= x < 1, got {self.val_fraction}")
+            raise ValueError(f"--val-fraction: expected 0 <= x < 1, got {self.val_fraction}")
         if self.image_size < 1:
-            raise ValueError(f"image_size: expected 1 or more, got {self.image_size}")
+            raise ValueError(f"--image-size: expected 1 or more, got {self.image_size}")
 
     def run(self, source: LeRobotSource) -> Iterator[Entry | str]:
         """Convert `source`, that of `open`; yields every entry once it is written, or why not.
