@@ -36,7 +36,8 @@ from nora_policy.preprocess import Preprocessor, pad_left, with_target
 from nora_training.data import dataset as datasets
 from nora_training.data.dataset import Dataset, Entry
 from nora_training.data.samples import Samples
-from nora_training.sft.batches import Batch, Batches, Share, Source
+from nora_training.sft.batches import Batch, Batches
+from nora_training.sft.examples import Examples
 from nora_training.sft.losses import Learner
 
 EMBODIMENT = Path(__file__).parents[1] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
@@ -69,8 +70,10 @@ class Bench:
         self.samples = Samples(data, data.entries, statistics, config.horizon)
 
         def batches() -> Batches:
-            source = Source(data, data.entries, statistics, config, self.preprocessor, self.fast)
-            return Batches(source, options.batch_size, 1, 0, Share())
+            examples = Examples(
+                self.samples, self.preprocessor, fast=self.fast, image_size=config.image_size
+            )
+            return Batches(examples, batch_size=options.batch_size)
 
         self.batches = batches()  # of nora-sft: it encodes its chunks in the steps that are timed
         # The plain trainer takes its noise and flow times from here, so that losses agree.
@@ -132,13 +135,8 @@ class Bench:
         cross_entropy = F.cross_entropy(
             logits[:, :-1].flatten(0, 1), labels_BL[:, 1:].flatten(), ignore_index=IGNORED
         )
-        flow = model.flow_loss(
-            Prefix(prefix.keys, prefix.values, mask_BL),
-            batch.actions_BTA,
-            batch.noise_FTA,
-            batch.tau_F,
-            batch.is_real_BT,
-        )
+        visible = Prefix(prefix.keys, prefix.values, mask_BL)
+        flow = model.flow_loss(visible, batch.targets)
         return cross_entropy + model.config.alpha * flow
 
     def _plain_inputs(self, observation: Observation) -> ModelInputs:

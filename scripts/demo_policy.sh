@@ -20,12 +20,12 @@ nora-dataset build "$out/demos" --out "$out/data" --embodiment sim_widowx --imag
 
 stage "3/4 training: $out/training (tensorboard --logdir $out/training)"
 [[ -f $out/untrained/card.json ]] || python -m nora_training.sft.small --dataset "$out/data" --out "$out/untrained"
-nora-sft --dataset "$out/data" --init "$out/untrained" --out "$out/training" --resume \
+nora-sft "$out/data" --init "$out/untrained" --out "$out/training" --resume \
     --steps "$steps" --batch-size 64 --optimizer muon --lr 3e-3 --muon-lr 3e-3 --warmup 100 --clip 10 --ema 0.995 \
     --weight-decay 0.05 --keyframe-weight 5 --flow-draws 4 --shift 0.025 --jitter 0.1 --save-every 250 --val-every 500
 
 stage "4/4 trials: $out/trials"
-nora-trials demo_policy --out "$out/trials" \
+nora-trials demo_policy --out "$out/trials" --card \
     --folders demo "$out/training/checkpoint" tokens "$out/training/checkpoint" untrained "$out/untrained"
 
 printf '\nThe policy is in %s; to ship it with the package:\n' "$out/training/checkpoint"

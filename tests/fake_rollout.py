@@ -1,17 +1,27 @@
-"""A worker of `nora-trials` that starts at once and whose trials take a fifth of a second."""
+"""A runner for `nora-trials` that opens at once and whose trials take a fifth of a second."""
 
-import json
-import sys
+import os
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-RESULT = {"outcome": "partial", "reached": True, "distractor_grasps": 0, "chunks": 1}
+from nora_core.trials.record import Job, Result, Setup
+from nora_core.types import Outcome
 
-if __name__ == "__main__":
-    assert json.loads(sys.stdin.readline())["seconds"] > 0
-    for line in sys.stdin:
-        if not Path(json.loads(line)["folder"], "model.safetensors").is_file():
-            sys.exit("error: no weights")
+
+def open_runner(setup: Setup) -> Callable[[Job], Result]:
+    assert setup.seconds > 0
+
+    def run(job: Job) -> Result:
+        if not Path(job.folder, "model.safetensors").is_file():
+            raise FileNotFoundError(f"{job.folder}: no weights")
+        if Path(job.folder, "killed").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        print("a trial")
         time.sleep(0.2)
-        sys.stdout.write(json.dumps({**RESULT, "duration_s": 0.2}) + "\n")
-        sys.stdout.flush()
+        return Result(
+            outcome=Outcome.PARTIAL, reached=True, distractor_grasps=0, chunks=1, duration_s=0.2
+        )
+
+    return run

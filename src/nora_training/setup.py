@@ -35,9 +35,9 @@ setup(
     entry_points={
         "console_scripts": [
             "nora-dataset = nora_training.dataset_command:main",
-            "nora-compare = nora_training.evaluation.compare.cli:main",
-            "nora-sft = nora_training.sft.cli:main",
-            "nora-trials = nora_training.evaluation.cli:main",
+            "nora-compare = nora_training.evaluation.compare.command:main",
+            "nora-sft = nora_training.sft.command:main",
+            "nora-trials = nora_training.evaluation.command:main",
         ]
     },
 )

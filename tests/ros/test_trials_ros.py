@@ -223,7 +223,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OVER_ROS = ("nora_bringup.cli", "trials")
-IN_PROCESS = ("nora_training.evaluation.cli", "--workers", "1")
+IN_PROCESS = ("nora_training.evaluation.command", "--workers", "1")
 
 
 def command(study: Path, protocol: str, out: Path, way: tuple[str, ...]) -> list[str]:

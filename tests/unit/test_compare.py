@@ -12,9 +12,10 @@ from hypothesis.extra import numpy as arrays
 from tiny_training import CONFIG, write_dataset
 
 from nora_policy.checkpoints import untrained
-from nora_training.evaluation.compare import cli as command
-from nora_training.evaluation.compare.cli import Compare, draw, run
-from nora_training.evaluation.compare.comparison import Answers, Comparison, distance
+from nora_training.data.dataset import Dataset
+from nora_training.evaluation.compare import command
+from nora_training.evaluation.compare.command import Compare, draw, read_samples, run
+from nora_training.evaluation.compare.distances import Answers, Comparison, distance
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 4))
 VALUES = st.floats(-1.0, 1.0)
@@ -58,7 +59,7 @@ def test_distances_by_hand():
     assert found.still.chunk_A[0] == 0.0
     assert found.still.gripper == pytest.approx(2 / 3)
     assert found.between == {}
-    with pytest.raises(ValueError, match="equal shapes"):
+    with pytest.raises(ValueError, match="shapes must be equal"):
         distance(answer_NTA, done_NTA, is_real_NT)
 
 
@@ -73,18 +74,22 @@ def study(tmp_path_factory):
 
 
 def test_samples_are_drawn_once_and_for_all(study):
-    def drawn(samples, seed=0):
-        dataset = command.Dataset.load(study / "data")
-        options = Compare(study / "data", (study / "one",), samples=samples, seed=seed)
-        return draw(dataset, options)
+    dataset = Dataset.load(study / "data")
 
-    first, again, other = drawn(4), drawn(4), drawn(4, seed=1)
-    stamps = [[o.stamp_ns for o in d.observations] for d in (first, again, other)]
-    assert len(stamps[0]) == 4
-    assert stamps[0] == stamps[1] != stamps[2]
-    everything = drawn(10_000)
-    assert len(everything.observations) < 100
-    assert min(len(future) for future in everything.futures) == 1
+    def drawn(num, seed=0):
+        options = Compare(
+            dataset=study / "data", checkpoint=(study / "one",), samples=num, seed=seed
+        )
+        samples = read_samples(dataset, options, horizon=5)
+        indices = draw(samples, options)
+        return [samples.observation(int(i)).stamp_ns for i in indices], samples, indices
+
+    first, again, other = drawn(4)[0], drawn(4)[0], drawn(4, seed=1)[0]
+    assert len(first) == 4
+    assert first == again != other
+    everything, samples, indices = drawn(10_000)
+    assert len(everything) == len(samples) < 100
+    assert min(samples.num_real(indices)) == 1
 
 
 def test_the_command_compares_heads_and_checkpoints(study, tmp_path, monkeypatch, capsys):
@@ -92,7 +97,9 @@ def test_the_command_compares_heads_and_checkpoints(study, tmp_path, monkeypatch
     arguments += ["--checkpoint", str(study / "two"), "--heads", "flow", "fast"]
     arguments += ["--samples", "2", "--out", str(tmp_path), "--threads", "1"]
     monkeypatch.setattr(sys, "argv", arguments)
-    command.main()
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    assert end.value.code == 0
     text = (tmp_path / "compare.md").read_text()
     assert text.strip() in capsys.readouterr().out
     names = ["one, flow", "one, fast", "two, flow", "two, fast"]
@@ -106,13 +113,32 @@ def test_the_command_compares_heads_and_checkpoints(study, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"samples": 0}, "samples: expected at least 1"),
-        ({"checkpoint": ()}, "checkpoint: expected distinct ones"),
-        ({"heads": ("flow", "flow")}, "heads: expected distinct ones"),
-        ({"outcomes": ()}, "split: expected images in val episodes"),
+        ({"samples": 0}, "samples: must be at least 1"),
+        ({"checkpoint": ()}, "checkpoint: at least one is needed"),
+        ({"heads": ("flow", "flow")}, "heads: must be distinct"),
+        ({"outcomes": ()}, "split: .* has no images in val episodes"),
     ],
 )
 def test_bad_input_is_named(study, tmp_path, change, message):
     options = {"dataset": study / "data", "checkpoint": (study / "one",), "out": tmp_path}
     with pytest.raises(ValueError, match=message):
         run(Compare(**{**options, **change}))
+
+
+def test_all_checkpoints_are_checked_before_one_is_loaded(study, tmp_path, monkeypatch):
+    def load(*arguments):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(command, "load", load)
+    monkeypatch.setattr(Dataset, "steps", load)
+    other = tmp_path / "other"
+    robot = CONFIG.read_text().replace("step_period_s: 0.2", "step_period_s: 0.1")
+    assert robot != CONFIG.read_text()
+    (tmp_path / "other.yaml").write_text(robot)
+    untrained.write_tiny(other, tmp_path / "other.yaml")
+    for folder, message in (
+        (other, f"{other} was trained for another robot .*step_period_s"),
+        (tmp_path / "nowhere", "nowhere"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            run(Compare(dataset=study / "data", checkpoint=(study / "one", folder)))

@@ -275,7 +275,7 @@ def test_rounding_noise_is_not_scaled_up(dataset, tmp_path):
 def test_samples_are_every_step_and_what_followed(dataset, only_complete):
     entries, horizon = dataset.entries, 5
     statistics = dataset.statistics(entries)
-    samples = Samples(dataset, entries, statistics, horizon, only_complete)
+    samples = Samples(dataset, entries, statistics, horizon, only_complete=only_complete)
     last = horizon - 1 if only_complete else 0
     expected = [(e, i) for e in entries for i in range(e.num_steps - last)]
     assert len(samples) == len(expected)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from nora_policy.checkpoints import checkpoint
 from nora_policy.models import expert, nora15
 from nora_policy.models.expert import Prefix
-from nora_policy.models.inputs import ModelInputs
-from nora_policy.models.nora15 import Nora15
+from nora_policy.models.inputs import IGNORED, ModelInputs
+from nora_policy.models.nora15 import Nora15, Targets
 
 GOLDEN = Path(__file__).parents[1] / "golden/nora15_tiny"
 TOLERANCE = 1e-4
@@ -56,18 +56,26 @@ def inference_errors(model: Nora15, golden: dict[str, torch.Tensor]) -> dict[str
     return {name: relative_error(x, golden[f"out:{name}"]) for name, x in got.items()}
 
 
-def training_inputs(golden: dict[str, torch.Tensor]) -> tuple[ModelInputs, list[torch.Tensor]]:
+def training_targets(golden: dict[str, torch.Tensor]) -> Targets:
     names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
-    others = ("labels", "expert_mask", "actions", "noise", "tau")
-    return (
-        ModelInputs(*(golden[f"train_{name}"] for name in names)),
-        [golden[f"train_{name}"] for name in others],
+    labels, actions = golden["train_labels"], golden["train_actions"]
+    return Targets(
+        inputs=ModelInputs(*(golden[f"train_{name}"] for name in names)),
+        labels_BL=labels,
+        expert_mask_BL=golden["train_expert_mask"],
+        actions_BTA=actions,
+        is_real_BT=torch.ones(actions.shape[:2], dtype=torch.bool),
+        noise_FTA=golden["train_noise"],
+        tau_F=golden["train_tau"],
+        num_tokens=int((labels[:, 1:] != IGNORED).sum()),
+        num_steps=actions.shape[0] * actions.shape[1],
     )
 
 
 def training_errors(model: Nora15, golden: dict[str, torch.Tensor]) -> dict[str, float]:
-    inputs, targets = training_inputs(golden)
-    losses = model.losses(inputs, *targets)
+    """Of the losses that `nora-sft` trains with."""
+    targets = training_targets(golden)
+    losses = nora15.losses(model, model.encode(targets.inputs), targets)
     losses.total.backward()
     got = {
         "train_loss": losses.total,

@@ -156,15 +156,29 @@ def test_the_clock_is_exact(model, config, monkeypatch, num_steps):
     assert len(seen) == num_steps
 
 
+def losses_of(model, inputs, labels_BL, *, noise, tau) -> nora15.Losses:
+    actions = make_noise(1)
+    targets = nora15.Targets(
+        inputs=inputs,
+        labels_BL=labels_BL,
+        expert_mask_BL=labels_BL == IGNORED,
+        actions_BTA=actions,
+        is_real_BT=torch.ones(actions.shape[:2], dtype=torch.bool),
+        noise_FTA=noise,
+        tau_F=torch.tensor([tau]),
+        num_tokens=int((labels_BL[:, 1:] != IGNORED).sum()),
+        num_steps=actions.shape[1],
+    )
+    return nora15.losses(model, model.encode(inputs), targets)
+
+
 def test_both_losses_reach_backbone_and_vision(model, config):
     inputs = make_inputs(config, 12)
     labels = torch.full_like(inputs.input_ids_BL, IGNORED)
     labels[:, -3:] = inputs.input_ids_BL[:, -3:]
-    visible = (labels == IGNORED).long()
-    tau = torch.tensor([0.4])
     for name in ("cross_entropy", "flow"):
         model.zero_grad()
-        losses = model.losses(inputs, labels, visible, make_noise(1), make_noise(1) * 2, tau)
+        losses = losses_of(model, inputs, labels, noise=make_noise(1) * 2, tau=0.4)
         getattr(losses, name).backward()
         for parameter in (
             model.vlm.model.visual.patch_embed.proj.weight,
@@ -178,12 +192,10 @@ def test_hidden_tokens_do_not_reach_the_flow_loss(model, config):
     inputs = make_inputs(config, 12)
     labels = torch.full_like(inputs.input_ids_BL, IGNORED)
     labels[:, -3:] = 5
-    visible = (labels == IGNORED).long()
     other = dataclasses.replace(inputs, input_ids_BL=inputs.input_ids_BL.clone())
     other.input_ids_BL[:, -3:] = 9
     flows = [
-        model.losses(x, labels, visible, make_noise(1), -make_noise(1), torch.tensor([0.4])).flow
-        for x in (inputs, other)
+        losses_of(model, x, labels, noise=-make_noise(1), tau=0.4).flow for x in (inputs, other)
     ]
     assert torch.equal(*flows)
 

@@ -1,23 +1,18 @@
-"""Index arithmetic of the samples against the plain lists it stands for."""
+"""Index arithmetic of `Samples` against the plain lists it stands for."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nora_core.normalization import Statistics, normalize
 from nora_training.data.dataset import NO_IMAGE, Steps
-from nora_training.data.samples import chunk, locate, starts
+from nora_training.data.samples import Samples
 from nora_training.sft.keyframes import to_keyframe
 
-lengths = st.lists(st.integers(0, 5), min_size=1, max_size=8)
-
-
-@given(lengths)
-def test_locate_finds_every_place_of_every_episode_in_order(lengths):
-    ends = np.cumsum(lengths)
-    expected = [(e, i) for e, length in enumerate(lengths) for i in range(length)]
-    assert [locate(ends, index) for index in range(int(ends[-1]))] == expected
+STATISTICS = Statistics(np.full(7, -0.02), np.full(7, 0.02), np.arange(7) < 6)
 
 
 def walk(stretches, observed=None) -> Steps:
@@ -33,31 +28,48 @@ def walk(stretches, observed=None) -> Steps:
     return Steps(stamps, images, actions, actions[:, :6].copy(), positions)
 
 
+def samples_of(episodes, horizon, **options) -> Samples:
+    """`episodes`, which a data set on disk would hold; images are not asked for."""
+    dataset = SimpleNamespace(steps=lambda steps: steps)
+    return Samples(dataset, episodes, STATISTICS, horizon, **options)
+
+
 stretches = st.lists(st.integers(1, 6), min_size=1, max_size=4)
+episodes = st.lists(stretches, min_size=1, max_size=4)
 
 
-@given(stretches, st.integers(1, 6), st.data())
-def test_a_start_has_an_image_and_as_many_real_steps_as_asked_for(stretches, num_real, data):
-    left = [length - i for length in stretches for i in range(length)]
-    observed = data.draw(st.lists(st.booleans(), min_size=len(left), max_size=len(left)))
-    expected = [i for i, rest in enumerate(left) if observed[i] and rest >= num_real]
-    assert starts(walk(stretches, observed), num_real).tolist() == expected
-
-
-@given(stretches, st.integers(1, 8), st.data())
-def test_a_chunk_is_what_followed_and_then_stands_still_unreal(stretches, horizon, data):
-    steps = walk(stretches)
-    start = data.draw(st.integers(0, sum(stretches) - 1))
-    end = next(end for end in np.cumsum(stretches).tolist() if end > start)
-    before = steps.actions_NA.copy()
-    found, is_real = chunk(steps.future(start), horizon)
-    real = steps.actions_NA[start : min(start + horizon, end)]
-    assert found.shape == (horizon, 7)
-    assert is_real.tolist() == [i < len(real) for i in range(horizon)]
-    np.testing.assert_array_equal(found[is_real], real)
-    assert not found[~is_real, :6].any()
-    assert (found[~is_real, 6] == steps.actions_NA[end - 1, 6]).all()
-    np.testing.assert_array_equal(steps.actions_NA, before)
+@given(episodes, st.integers(1, 6), st.booleans(), st.data())
+def test_samples_are_the_steps_with_an_image_and_chunks_what_followed(
+    episodes, horizon, only_complete, data
+):
+    walks, expected = [], []
+    for number, lengths in enumerate(episodes):
+        left = [length - i for length in lengths for i in range(length)]
+        observed = data.draw(st.lists(st.booleans(), min_size=len(left), max_size=len(left)))
+        walks.append(walk(lengths, observed))
+        wanted = horizon if only_complete else 1
+        expected += [
+            (number, i, rest) for i, rest in enumerate(left) if observed[i] and rest >= wanted
+        ]
+    before = [steps.actions_NA.copy() for steps in walks]
+    samples = samples_of(walks, horizon, only_complete=only_complete)
+    assert len(samples) == len(expected)
+    index = np.arange(len(samples))
+    (found, is_real), physical = samples.chunks(index), samples.physical(index)
+    still = normalize(np.zeros(7), STATISTICS)
+    assert found.shape == (len(samples), horizon, 7)
+    for i, (number, start, rest) in enumerate(expected):
+        count, actions = min(rest, horizon), walks[number].actions_NA
+        real = actions[start : start + count]
+        assert (samples.episode(i), samples.num_real(index[i : i + 1])) == (number, count)
+        assert is_real[i].tolist() == [t < count for t in range(horizon)]
+        np.testing.assert_array_equal(found[i, :count], normalize(real, STATISTICS))
+        np.testing.assert_array_equal(physical[i, :count], real)
+        # Past the end: no motion, the gripper as it was.
+        assert (found[i, count:, :6] == still[:6]).all()
+        assert (found[i, count:, 6] == actions[start + count - 1, 6]).all()
+    for steps, actions in zip(walks, before, strict=True):
+        np.testing.assert_array_equal(steps.actions_NA, actions)
 
 
 def test_without_measured_positions_an_episode_is_one_stretch():

@@ -1,12 +1,9 @@
 """Fine-tuning: batches, masks, exact continuation, parts and processes, and that it learns."""
 
 import dataclasses
-import functools
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,24 +15,26 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import write_checkpoint, write_dataset
 
-from nora_core.types import Observation
+from nora_core.types import Observation, Outcome
 from nora_policy.checkpoints import checkpoint
 from nora_policy.models.expert import Prefix
 from nora_policy.policy import Policy
 from nora_policy.preprocess import with_target
 from nora_training.data.dataset import Dataset
-from nora_training.data.samples import Samples
-from nora_training.evaluation import closed_loop
-from nora_training.sft import cli, memory
+from nora_training.sft import closed_loop, export
 from nora_training.sft.augment import Augment
-from nora_training.sft.batches import Batches, Share
+from nora_training.sft.batches import Batch, Batches, Share
+from nora_training.sft.command import main
+from nora_training.sft.examples import Examples
 from nora_training.sft.losses import Learner
-from nora_training.sft.run import Run, finished
+from nora_training.sft.material import Material
+from nora_training.sft.run import Run, finished, make_learner
 from nora_training.sft.settings import Settings
-from nora_training.sft.trainer import Stopped
 from nora_training.train import log
+from nora_training.train.loop import Stopped
+from nora_training.train.parallel import Processes
 
-ALL = ("both", "flow", "fast")
+ALL_OUTCOMES = tuple(Outcome)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,8 @@ def settings(folder: Path, name: str, **changes) -> Settings:
         "val_samples": 4,
         "num_threads": 1,
     }
-    return Settings(folder / "data", folder / "init", folder / name, **(values | changes))
+    paths = {"dataset": folder / "data", "init": folder / "init", "out": folder / name}
+    return Settings(**paths, **(values | changes))
 
 
 def curve(out: Path) -> list[dict]:
@@ -75,25 +75,30 @@ def never() -> bool:
     return False
 
 
+def train(options: Settings, is_stopped=never) -> dict[str, float]:
+    run = Run(options, is_stopped)
+    run.begin()
+    return run.train()
+
+
+@pytest.fixture(scope="module")
+def material(folder) -> Material:
+    return Material.read(settings(folder, "material"))
+
+
 # batches
 
 
-def test_a_batch_is_what_samples_and_preprocessor_make_one_by_one(folder):
-    run = Run(settings(folder, "batch"), never)
-    source, data = run._source, run._data
-    samples = Samples(data, run._entries, run._statistics, 5)
-    assert len(samples) == len(source)
-    indices = np.random.default_rng(0).permutation(len(source))[:9]
-    inputs, labels = source.inputs(indices, has_target=True)
-    actions, is_real = source.chunks(indices)
+def test_a_batch_is_what_samples_and_preprocessor_make_one_by_one(material):
+    examples, samples, data = material.training, material.training.samples, material.dataset
+    indices = np.random.default_rng(0).permutation(len(examples))[:9]
+    inputs, labels = examples.inputs(indices, has_target=True)
     pixels = []
     for row, index in enumerate(indices.tolist()):
         sample = samples[index]
-        np.testing.assert_array_equal(actions[row], sample.actions_TA)
-        np.testing.assert_array_equal(is_real[row], sample.is_real_T)
-        one, learned = run._preprocessor(sample.observation), []
+        one, learned = material.preprocessor(sample.observation), []
         if sample.is_real_T.all():
-            learned = run._preprocessor.target(run._fast.encode(sample.actions_TA))
+            learned = material.preprocessor.target(material.fast.encode(sample.actions_TA))
             one = with_target(one, learned)[0]
         text, is_text = one.input_ids_BL[0], inputs.attention_mask_BL[row].bool()
         assert torch.equal(inputs.input_ids_BL[row, : len(text)], text)
@@ -101,25 +106,37 @@ def test_a_batch_is_what_samples_and_preprocessor_make_one_by_one(folder):
         assert labels[row, len(text) - len(learned) : len(text)].tolist() == learned
         assert (labels[row] >= 0).sum() == len(learned)
         pixels.append(one.pixel_values_PC)
-    assert 0 < is_real.all(axis=1).sum() < len(indices)
+    assert 0 < samples.chunks(indices)[1].all(axis=1).sum() < len(indices)
     assert torch.equal(inputs.pixel_values_PC, torch.cat(pixels))
     assert len(inputs.image_grid_N3) == len(indices) * len(data.cameras)
 
 
-def test_every_epoch_sees_every_sample_once_and_processes_share_the_batches(folder):
-    run = Run(settings(folder, "epochs"), never)
-    count = len(run._source)
-    batches = Batches(run._source, 4, 1, 0, Share())
+def test_every_epoch_sees_every_sample_once_and_processes_share_the_batches(material):
+    count = len(material.training)
+    batches = Batches(material.training, batch_size=4)
     stream = np.concatenate([batches.indices(step) for step in range(count)])
     epochs = stream[: count * 4].reshape(4, count)
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])
     whole = batches.at(3)[0]
-    parts = [p for rank in (0, 1) for p in Batches(run._source, 4, 2, 0, Share(rank, 2)).at(3)]
+    parts = parts_of(material.training)
     assert len(parts) == 4
-    for name in ("noise_FTA", "tau_F", "actions_BTA", "keyframe_B3"):
-        assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
-    assert {(p.num_tokens, p.num_steps) for p in parts} == {(whole.num_tokens, whole.num_steps)}
+    for name in ("noise_FTA", "tau_F", "actions_BTA"):
+        found = [getattr(part.targets, name) for part in parts]
+        assert torch.equal(torch.cat(found), getattr(whole.targets, name))
+    assert torch.equal(torch.cat([part.keyframe_B3 for part in parts]), whole.keyframe_B3)
+    counts = {(p.targets.num_tokens, p.targets.num_steps) for p in parts}
+    assert counts == {(whole.targets.num_tokens, whole.targets.num_steps)}
+
+
+def parts_of(examples: Examples, augment: Augment | None = None) -> list[Batch]:
+    """Step 3 in two processes of two parts each."""
+    options = {"batch_size": 4, "accumulate": 2, "augment": augment}
+    return [
+        part
+        for rank in (0, 1)
+        for part in Batches(examples, share=Share(rank, 2), **options).at(3)
+    ]
 
 
 def test_changed_images_move_and_change_their_light_alone():
@@ -144,23 +161,25 @@ def test_changed_images_move_and_change_their_light_alone():
     assert found.std() != moved.std()
 
 
-def test_the_changes_of_a_batch_follow_from_seed_and_step_alone(folder):
-    run = Run(settings(folder, "changes"), never)
-    make = functools.partial(Batches, run._source, 4, augment=Augment(0.1, 0.1))
-    whole = make(1, 0, Share()).at(3)[0].inputs
-    plain = Batches(run._source, 4, 1, 0, Share()).at(3)[0].inputs
-    parts = [p.inputs for rank in (0, 1) for p in make(2, 0, Share(rank, 2)).at(3)]
-    patches = torch.cat([part.pixel_values_PC for part in parts])
-    assert torch.equal(patches, whole.pixel_values_PC)
-    assert not torch.equal(plain.pixel_values_PC, whole.pixel_values_PC)
-    assert not torch.equal(
-        make(1, 0, Share()).at(4)[0].inputs.pixel_values_PC, whole.pixel_values_PC
-    )
+def test_the_changes_of_a_batch_follow_from_seed_and_step_alone(material):
+    augment = Augment(0.1, 0.1)
+
+    def pixels(step: int, augment: Augment | None) -> torch.Tensor:
+        batches = Batches(material.training, batch_size=4, augment=augment)
+        return batches.at(step)[0].targets.inputs.pixel_values_PC
+
+    whole = pixels(3, augment)
+    parts = [part.targets.inputs.pixel_values_PC for part in parts_of(material.training, augment)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(pixels(3, None), whole)
+    assert not torch.equal(pixels(4, augment), whole)
 
 
 PROTOCOL = """
 embodiment: {robot}
-checkpoints: [{{name: mine, folder: nowhere, head: flow}}]
+checkpoints:
+  - {{name: mine, folder: trained, head: flow}}
+  - {{name: other, folder: baseline, head: flow}}
 tasks: ["put the {{object}} on the plate"]
 seeds: {{start: 100000, count: 2}}
 seconds: 0.6
@@ -172,7 +191,7 @@ def test_checkpoints_are_tried_out_in_simulation_on_the_way(folder):
     protocol = folder / "short.yaml"
     protocol.write_text(PROTOCOL.format(robot="sim_widowx"))
     options = {"steps": 4, "export_every": 2, "trials": str(protocol)}
-    metrics = Run(settings(folder, "tried", **options), never).train()
+    metrics = train(settings(folder, "tried", **options))
     shares = {"mine_normal_success": 0.0, "mine_normal_distractor": 0.0}
     assert metrics.items() >= shares.items()
     rows = [row for row in log.read(folder / "tried") if row["kind"] == "trials"]
@@ -180,9 +199,32 @@ def test_checkpoints_are_tried_out_in_simulation_on_the_way(folder):
     for name in ("checkpoints/step_2", "checkpoint"):
         lines = (folder / f"tried/{name}_trials/trials.jsonl").read_text().splitlines()
         assert [json.loads(line)["result"]["chunks"] for line in lines] == [3, 3]
-    protocol.write_text(PROTOCOL.format(robot="widowx"))
-    with pytest.raises(ValueError, match="expected a simulated robot, got widowx"):
-        Run(settings(folder, "real", **options), never)
+        card = json.loads((folder / "tried" / name / "card.json").read_text())
+        assert card["trials"]["short"]["command"] == f"nora-sft --trials {protocol}"
+        (found,) = card["trials"]["short"]["results"]
+        assert (found["head"], found["condition"]) == ("flow", "normal")
+        assert (found["successes"], found["trials"]) == (0, 2)
+        assert found["wilson_95"] == pytest.approx([0.0, 0.6576], abs=1e-4)
+    assert "wilson_95" not in json.loads((folder / "init/card.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("sim_widowx", "widowx", "is for widowx, which is not simulated"),
+        ("flow}\n  - {name: other", "slow}\n  - {name: other", "head: "),
+        ("folder: trained, head: flow", "folder: trained, head: fast", "only flow"),
+    ],
+)
+def test_a_protocol_that_does_not_fit_is_refused_before_the_data_is_read(
+    folder, tmp_path, old, new, message
+):
+    text = PROTOCOL.format(robot="sim_widowx")
+    assert old in text
+    protocol = tmp_path / "misfit.yaml"
+    protocol.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        closed_loop.check(str(protocol), Dataset.load(folder / "data").embodiment, ("flow",))
 
 
 def test_trials_interrupted_after_training_are_finished_once(folder, monkeypatch):
@@ -199,7 +241,7 @@ def test_trials_interrupted_after_training_are_finished_once(folder, monkeypatch
 
     monkeypatch.setattr(closed_loop, "run", run)
     with pytest.raises(KeyboardInterrupt):
-        Run(options, never).train()
+        train(options)
     monkeypatch.setenv("RANK", "1")
     assert finished(options)["step"] == 3
     assert len(calls) == 1
@@ -217,11 +259,11 @@ def test_trials_interrupted_after_training_are_finished_once(folder, monkeypatch
 def test_a_stopped_run_continues_as_if_it_had_not_been(folder):
     options = {"ema": 0.9, "keyframe_weight": 0.3, "optimizer": "muon", "save_every": 4}
     options |= {"shift": 0.1, "jitter": 0.1}
-    Run(settings(folder, "whole", **options), never).train()
+    train(settings(folder, "whole", **options))
     asked = iter([False, False, True])
     with pytest.raises(Stopped):
-        Run(settings(folder, "parts", **options), lambda: next(asked)).train()
-    Run(settings(folder, "parts", **options, resume=True), never).train()
+        train(settings(folder, "parts", **options), lambda: next(asked))
+    train(settings(folder, "parts", **options, resume=True))
     assert curve(folder / "parts") == curve(folder / "whole")
     assert len(curve(folder / "whole")) == 6
     for name, value in weights(folder / "whole").items():
@@ -229,8 +271,9 @@ def test_a_stopped_run_continues_as_if_it_had_not_been(folder):
 
 
 def command(options: Settings) -> list[str]:
-    words = ["-m", "nora_training.sft.cli"]
-    for name, value in options.to_json().items():
+    values = options.to_json()
+    words = ["-m", "nora_training.sft.command", values.pop("dataset")]
+    for name, value in values.items():
         if isinstance(value, bool):
             words += [f"--{'' if value else 'no-'}{name.replace('_', '-')}"]
         elif value is not None and name != "outcomes":
@@ -240,7 +283,7 @@ def command(options: Settings) -> list[str]:
 
 def test_a_killed_run_continues_as_if_it_had_not_been(folder):
     options = {"steps": 24, "ema": 0.9, "save_every": 1, "resume": True, "log_every": 2}
-    Run(settings(folder, "undisturbed", **options), never).train()
+    train(settings(folder, "undisturbed", **options))
     killed, out = settings(folder, "killed", **options), folder / "killed"
     with subprocess.Popen([sys.executable, *command(killed)]) as process:
         while len(log.read(out)) < 2:
@@ -253,7 +296,7 @@ def test_a_killed_run_continues_as_if_it_had_not_been(folder):
     newest = sorted((out / "state").glob("step_*"))[-1]
     with (newest / "optimizer.pt").open("r+b") as file:
         file.truncate(1000)
-    Run(killed, never).train()
+    train(killed)
     assert curve(out) == curve(folder / "undisturbed")
     for name, value in weights(folder / "undisturbed").items():
         assert torch.equal(value, weights(out)[name]), name
@@ -264,10 +307,10 @@ def test_a_finished_run_says_so_and_another_is_refused(folder, monkeypatch, caps
     for expected in ("trained in", "finished"):
         assert nora_sft(monkeypatch, options) == 0
         assert expected in capsys.readouterr().out
-    assert nora_sft(monkeypatch, dataclasses.replace(options, lr=0.5)) == 1
-    assert "error: lr: expected 0.001 as at the start" in capsys.readouterr().err
+    assert nora_sft(monkeypatch, dataclasses.replace(options, lr=0.5)) == 2
+    assert f"error: lr: {options.out} was started with 0.001, got 0.5" in capsys.readouterr().err
     card = json.loads((folder / "done/checkpoint/card.json").read_text())
-    assert card["bags"]["number"] == len(card["bags"]["sha256"]) > 1
+    assert card["bags"] == export.bags(Dataset.load(folder / "data").select("train", ALL_OUTCOMES))
 
 
 @pytest.mark.parametrize(
@@ -285,15 +328,15 @@ def test_a_run_whose_inputs_were_replaced_is_refused(folder, tmp_path, option, f
     shutil.copytree(folder / "init/fast", tmp_path / "fast")
     options = settings(tmp_path, "run", steps=3, fast=tmp_path / "fast", resume=True)
     with pytest.raises(Stopped):
-        Run(options, lambda: True).train()
+        train(options, lambda: True)
     assert finished(options) is None
     path = getattr(options, option) / file
     content = path.read_bytes()
     path.write_bytes(content + b" ")
-    with pytest.raises(ValueError, match=rf"^{option}: .*\['{file}'\] .* restore them, or start"):
+    with pytest.raises(ValueError, match=rf"^{option}: .*\['{file}'\] .* restore them, or choose"):
         finished(options)
     path.write_bytes(content)
-    Run(options, never).train()
+    train(options)
     shutil.rmtree(getattr(options, option))
     assert finished(options)["step"] == 3
 
@@ -301,27 +344,27 @@ def test_a_run_whose_inputs_were_replaced_is_refused(folder, tmp_path, option, f
 def test_a_run_of_an_older_version_goes_on_and_says_what_is_not_known(folder, caplog):
     options = settings(folder, "older", steps=3, resume=True)
     with pytest.raises(Stopped):
-        Run(options, lambda: True).train()
+        train(options, lambda: True)
     path = folder / "older/settings.json"
     path.write_text(json.dumps(options.to_json()))
     assert finished(options) is None
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path}: from an older version: inputs are not compared by content"
+        f"{path}: from an older version: the contents of its inputs are not compared"
     ]
-    Run(options, never).train()
+    train(options)
     assert json.loads(path.read_text())["inputs"].keys() == {"dataset", "init"}
 
 
 def test_a_kill_while_a_file_is_written_leaves_the_old_one(folder, monkeypatch):
     options = settings(folder, "torn", steps=3)
     with pytest.raises(Stopped):
-        Run(options, lambda: True).train()
+        train(options, lambda: True)
     again = dataclasses.replace(options, resume=True)
     path, card = folder / "torn/settings.json", folder / "torn/checkpoint/card.json"
     before, write = path.read_text(), Path.write_text
 
     def cut(path: Path, text: str, **options: str) -> int:
-        if path.name.lstrip(".") not in torn:
+        if path.name.lstrip(".").removesuffix(".partial") not in torn:
             return write(path, text, **options)
         write(path, text[:40], **options)
         raise KeyboardInterrupt
@@ -330,13 +373,13 @@ def test_a_kill_while_a_file_is_written_leaves_the_old_one(folder, monkeypatch):
         patch.setattr(Path, "write_text", cut)
         torn = {"settings.json"}
         with pytest.raises(KeyboardInterrupt):
-            Run(again, never)
+            Run(again, never).begin()
         assert path.read_text() == before
         torn = {"card.json"}
         with pytest.raises(KeyboardInterrupt):
-            Run(again, never).train()
+            train(again)
     assert finished(again) is None
-    Run(again, never).train()
+    train(again)
     assert finished(again)["step"] == 3
     assert not list(card.parent.glob(".*"))
     # As an older version would have left them.
@@ -347,23 +390,28 @@ def test_a_kill_while_a_file_is_written_leaves_the_old_one(folder, monkeypatch):
 
 
 def test_a_run_that_saved_nothing_starts_over_with_other_options(folder):
-    Run(settings(folder, "unborn", batch_size=8), never)
+    Run(settings(folder, "unborn", batch_size=8), never).begin()
     options = settings(folder, "unborn", steps=3)
     assert finished(options) is None
-    Run(options, never).train()
+    train(options)
     assert finished(options)["settings"]["batch_size"] == 4
 
 
-def test_a_warm_up_as_long_as_the_training_is_refused(folder):
-    with pytest.raises(ValueError, match=r"^warmup: .* 500 of --steps, got 1000: .* --warmup$"):
-        Settings(folder / "data", folder / "init", folder / "long", steps=500)
+def test_the_warm_up_follows_the_number_of_steps_and_leaves_room_for_training(folder):
+    paths = {"dataset": folder / "data", "init": folder / "init", "out": folder / "long"}
+    warmups = [Settings(**paths, steps=steps).schedule.warmup for steps in (1, 6, 500, 10_000)]
+    assert warmups == [0, 0, 50, 1000]
+    assert Settings(**paths, steps=100_000).schedule.warmup == 1000
+    for warmup, message in ((500, "less than the 500 of --steps, got 500"), (-1, "at least 0")):
+        with pytest.raises(ValueError, match=f"^warmup: must be {message}"):
+            Settings(**paths, steps=500, warmup=warmup)
 
 
 def nora_sft(monkeypatch, options: Settings) -> int:
     monkeypatch.setattr(sys, "argv", ["nora-sft", *command(options)[2:]])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        cli.main()
+        main()
     except SystemExit as end:
         return end.code
     finally:
@@ -372,16 +420,16 @@ def nora_sft(monkeypatch, options: Settings) -> int:
     return 0
 
 
-# parts, processes, memory
+# parts and processes
 
 
 @pytest.mark.parametrize("changes", [{"accumulate": 4}, {"checkpointing": True}], ids=str)
 def test_saving_memory_changes_nothing(folder, changes):
     options = {"keyframe_weight": 0.3, "steps": 3, "shift": 0.1, "jitter": 0.1}
     if not (folder / "plain/checkpoint").is_dir():
-        Run(settings(folder, "plain", **options), never).train()
+        train(settings(folder, "plain", **options))
     name = next(iter(changes))
-    Run(settings(folder, name, **options, **changes), never).train()
+    train(settings(folder, name, **options, **changes))
     compare(folder / "plain", folder / name)
 
 
@@ -396,8 +444,9 @@ def compare(one: Path, other: Path, tolerance: float = 1e-5) -> None:
 def test_two_processes_train_as_one(folder, parallel):
     # Also between two steps, averaged weights are validated and forgotten.
     options = {"keyframe_weight": 0.3, "steps": 3, "val_every": 2, "ema": 0.5, "device": "cpu"}
+    options |= {"resume": True}  # the processes compare their states
     name = f"one_{parallel}"
-    Run(settings(folder, name, **options), never).train()
+    train(settings(folder, name, **options))
     both = settings(folder, parallel, parallel=parallel, **options)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run([sys.executable, *launch, *command(both)], check=True, timeout=100)
@@ -408,47 +457,14 @@ def test_two_processes_train_as_one(folder, parallel):
     assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-6)
 
 
-def test_processes_that_find_different_states_stop(folder):
+def test_processes_that_find_different_states_stop(folder, monkeypatch):
     """Two machines without a disk in common: the second has no state."""
-    options = settings(folder, "machine0", steps=3, device="cpu")
+    options = settings(folder, "machine", steps=3, resume=True)
     with pytest.raises(Stopped):
-        Run(options, lambda: True).train()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = []
-    try:
-        for rank in ("0", "1"):
-            out = folder / f"machine{rank}"
-            words = command(dataclasses.replace(options, out=out, resume=True))
-            environment = os.environ | world | {"RANK": rank, "LOCAL_RANK": rank}
-            started = [sys.executable, *words]
-            pipe = subprocess.PIPE
-            processes.append(subprocess.Popen(started, env=environment, stderr=pipe, text=True))
-        for process in processes:
-            _, errors = process.communicate(timeout=100)
-            assert (
-                "expected the same state in every process, got those after steps [1, 0]" in errors
-            )
-            assert process.returncode == 1
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def test_the_estimate_counts_the_numbers_of_the_precision_in_use(folder):
-    options = settings(folder, "memory")
-    model = Run(options, never)._learner.model
-    each = {
-        is_bf16: [
-            memory.estimate_bytes(Learner(model, "both", is_bf16=is_bf16), s, 100, 1)
-            for s in (options, dataclasses.replace(options, batch_size=8))
-        ]
-        for is_bf16 in (False, True)
-    }
-    activations = {is_bf16: more - less for is_bf16, (less, more) in each.items()}
-    assert activations[False] == 2 * activations[True] > 0
+        train(options, lambda: True)
+    monkeypatch.setattr(Processes, "each", lambda self, step: [step, 0])
+    with pytest.raises(ValueError, match=r"find different states, those after steps \[1, 0\]"):
+        train(options)
 
 
 def test_validation_without_samples_is_skipped_and_says_so(tmp_path, caplog):
@@ -457,9 +473,40 @@ def test_validation_without_samples_is_skipped_and_says_so(tmp_path, caplog):
     write_checkpoint(tmp_path / "init")
     (entry,) = (e for e in data.entries if data.split(e) == "val")
     assert entry.num_steps == 3
-    run = Run(settings(tmp_path, "run", heads="fast", steps=3), never)
+    options = settings(tmp_path, "run", heads="fast", steps=3)
+    material = Material.read(options)
     assert "validation: skipped: none of its 1 episodes has a whole chunk of 5" in caplog.text
-    assert run.train() == {}
+    assert material.validation is None
+    assert train(options) == {}
+
+
+def test_a_data_set_without_validation_episodes_is_mentioned(tmp_path, folder, caplog):
+    write_dataset(tmp_path / "data", val_fraction=0.0)
+    options = dataclasses.replace(settings(folder, "none"), dataset=tmp_path / "data")
+    assert Material.read(options).validation is None
+    assert f"validation: skipped: {tmp_path / 'data'} has no validation episodes" in caplog.text
+
+
+def test_what_is_cheap_to_check_is_refused_before_anything_is_read(folder, tmp_path, monkeypatch):
+    def read(*arguments):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(Dataset, "steps", read)
+    monkeypatch.setattr(checkpoint, "load", read)
+    options = settings(tmp_path, "run", fast=tmp_path / "none")
+    options = dataclasses.replace(options, dataset=folder / "data", init=folder / "init")
+    for changes, message in (
+        ({"dataset": tmp_path / "nowhere"}, "nowhere"),
+        ({"init": tmp_path / "nowhere"}, "nowhere"),
+        ({}, "none"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            Run(dataclasses.replace(options, **changes), never)
+    config = checkpoint.load_config(folder / "init")
+    other = dataclasses.replace(config, action_dim=8)
+    monkeypatch.setattr(checkpoint, "load_config", lambda folder: other)
+    with pytest.raises(ValueError, match="init: the network has 8 action dimensions"):
+        Run(options, never)
 
 
 def write_uneven(root: Path) -> Path:
@@ -474,13 +521,14 @@ def write_uneven(root: Path) -> Path:
 
 def test_adapters_train_what_they_say_and_are_merged(folder):
     run = Run(settings(folder, "lora", lora_rank=4, lr=1e-2, steps=3), never)
-    learner = run._learner
+    learner = run.learner
     trained = {n for n, p in learner.named_parameters() if p.requires_grad}
     inside = {n for n in trained if n.startswith("model.vlm.")}
     assert inside
     assert all("lora_" in name or "trainable_tokens" in name for name in inside)
     expert = {n for n, _ in learner.named_parameters() if not n.startswith("model.vlm.")}
     assert expert <= trained
+    run.begin()
     run.train()
     before = load_file(folder / "init" / checkpoint.WEIGHTS)
     after = weights(folder / "lora")
@@ -499,7 +547,7 @@ def test_adapters_train_what_they_say_and_are_merged(folder):
         is_expert = not name.startswith("vlm.")
         assert bool(changed.any()) == (is_adapted or is_expert), name
     indices = np.arange(4)
-    inputs, labels = run._source.inputs(indices, has_target=True)
+    inputs, labels = run.material.training.inputs(indices, has_target=True)
     exported = checkpoint.load(folder / "lora/checkpoint", torch.device("cpu"), torch.float32)
     with torch.no_grad():
         mine, other = (m.encode(inputs)[1] for m in (learner.model, exported))
@@ -511,41 +559,47 @@ def test_adapters_train_what_they_say_and_are_merged(folder):
 # masks
 
 
-def test_padding_and_what_follows_an_episode_change_nothing(folder):
-    run = Run(settings(folder, "masks"), never)
-    learner, source = run._learner, run._source
-    batch = Batches(source, 8, 1, 0, Share()).at(2)[0]
-    assert not batch.is_real_BT.all()
+@pytest.fixture(scope="module")
+def learner(folder) -> Learner:
+    return make_learner(settings(folder, "masks"), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def batch(material) -> Batch:
+    return Batches(material.training, batch_size=8).at(2)[0]
+
+
+def with_ids(batch: Batch, ids_BL: torch.Tensor) -> Batch:
+    inputs = dataclasses.replace(batch.targets.inputs, input_ids_BL=ids_BL)
+    return dataclasses.replace(batch, targets=dataclasses.replace(batch.targets, inputs=inputs))
+
+
+def test_padding_and_what_follows_an_episode_change_nothing(learner, batch):
+    targets = batch.targets
+    assert not targets.is_real_BT.all()
     with torch.no_grad():
         before = learner(batch)
-        ids = batch.inputs.input_ids_BL
-        padding = batch.inputs.attention_mask_BL == 0
+        padding = targets.inputs.attention_mask_BL == 0
         assert padding.any()
-        other = dataclasses.replace(batch.inputs, input_ids_BL=ids + 7 * padding)
-        padded = learner(dataclasses.replace(batch, inputs=other))
-        prefix, _ = learner.model.encode(batch.inputs)
-        visible = Prefix(prefix.keys, prefix.values, batch.expert_mask_BL)
-        tau = batch.tau_F[:, None, None]
-        mixed = tau * batch.noise_FTA + (1 - tau) * batch.actions_BTA
-        velocity = learner.model.velocity(mixed, batch.tau_F, visible)
-    error = (velocity - (batch.noise_FTA - batch.actions_BTA))[batch.is_real_BT]
+        padded = learner(with_ids(batch, targets.inputs.input_ids_BL + 7 * padding))
+        prefix, _ = learner.model.encode(targets.inputs)
+        visible = Prefix(prefix.keys, prefix.values, targets.expert_mask_BL)
+        tau = targets.tau_F[:, None, None]
+        mixed = tau * targets.noise_FTA + (1 - tau) * targets.actions_BTA
+        velocity = learner.model.velocity(mixed, targets.tau_F, visible)
+    error = (velocity - (targets.noise_FTA - targets.actions_BTA))[targets.is_real_BT]
     torch.testing.assert_close(before.flow, error.square().mean())
     assert torch.equal(padded.cross_entropy, before.cross_entropy)
     assert torch.equal(padded.flow, before.flow)
 
 
-def test_the_expert_is_blind_to_tokens(folder):
-    run = Run(settings(folder, "blind"), never)
-    learner, source = run._learner, run._source
-    batch = Batches(source, 8, 1, 0, Share()).at(2)[0]
-    is_token = batch.labels_BL >= run._config.action_token_min
+def test_the_expert_is_blind_to_tokens(material, learner, batch):
+    first = material.config.action_token_min
+    is_token = batch.targets.labels_BL >= first
     assert is_token.any()
-    ids = batch.inputs.input_ids_BL
-    other = torch.where(is_token, run._config.action_token_min + 5, ids)
+    other = torch.where(is_token, first + 5, batch.targets.inputs.input_ids_BL)
     with torch.no_grad():
-        before = learner(batch)
-        inputs = dataclasses.replace(batch.inputs, input_ids_BL=other)
-        after = learner(dataclasses.replace(batch, inputs=inputs))
+        before, after = learner(batch), learner(with_ids(batch, other))
     torch.testing.assert_close(after.flow, before.flow, rtol=1e-6, atol=0)
     assert after.cross_entropy != before.cross_entropy
 
@@ -553,24 +607,36 @@ def test_the_expert_is_blind_to_tokens(folder):
 # learning
 
 
-@pytest.mark.parametrize("heads", ALL)
-def test_four_samples_are_learned_by_heart_and_the_policy_says_them(tmp_path, heads):
+def test_four_samples_are_learned_by_heart_and_both_heads_reproduce_them(tmp_path):
     data = write_dataset(tmp_path / "data", lengths=(5,) * 4, val_fraction=0.0, num_observed=1)
     fast = nora_dataset_fast(tmp_path / "data", tmp_path / "fast")
     write_checkpoint(tmp_path / "init")
     options = {"steps": 200, "batch_size": 4, "warmup": 5, "lr": 1e-2, "save_every": 1000}
-    options |= {"optimizer": "muon", "muon_lr": 0.02, "fast": fast, "heads": heads}
-    options |= {"flow_draws": 16}
-    Run(settings(tmp_path, "run", **options), never).train()
-    head = "fast" if heads == "fast" else "flow"
-    policy = Policy.load(tmp_path / "run/checkpoint", data.embodiment, "cpu", seed=0, head=head)
-    errors = []
-    for entry in data.entries:
-        images = tuple(data.images(entry, camera.name)[0] for camera in data.cameras)
-        chunk = policy.infer(Observation(images, entry.instruction, 0))
-        errors.append(np.abs(chunk.actions_TA - data.steps(entry).actions_NA)[:, :6].max())
-    # Chance is 0.01: the widest range of an action is about that.
-    assert np.median(errors) < 2e-3, errors
+    options |= {"optimizer": "muon", "muon_lr": 0.02, "fast": fast, "flow_draws": 16}
+    train(settings(tmp_path, "run", **options))
+    for head in ("flow", "fast"):
+        policy = Policy.load(
+            tmp_path / "run/checkpoint", data.embodiment, "cpu", seed=0, head=head
+        )
+        errors = []
+        for entry in data.entries:
+            images = tuple(data.images(entry, camera.name)[0] for camera in data.cameras)
+            chunk = policy.infer(Observation(images, entry.instruction, 0))
+            errors.append(np.abs(chunk.actions_TA - data.steps(entry).actions_NA)[:, :6].max())
+        # Chance is 0.01: the widest range of an action is about that.
+        assert np.median(errors) < 2e-3, (head, errors)
+
+
+@pytest.mark.parametrize(("heads", "other"), [("flow", "cross_entropy"), ("fast", "flow")])
+def test_one_head_alone_is_learned(folder, heads, other):
+    train(settings(folder, heads, heads=heads, steps=30, lr=5e-3, log_every=10))
+    rows = curve(folder / heads)
+    assert all(row[other] == 0.0 for row in rows)
+    assert rows[-1]["total"] < 0.9 * rows[0]["total"]
+    before, after = load_file(folder / "init" / checkpoint.WEIGHTS), weights(folder / heads)
+    changed = {name.split(".")[0] for name, x in after.items() if not torch.equal(x, before[name])}
+    assert ("action_expert" in changed) == (heads == "flow")
+    assert "vlm" in changed
 
 
 def nora_dataset_fast(data: Path, out: Path) -> Path:

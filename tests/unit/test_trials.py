@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import signal
 import subprocess
@@ -32,8 +31,8 @@ from nora_core.trials.sheet import write_sheet
 from nora_core.trials.statistics import mcnemar, share
 from nora_core.types import ActionChunk, Observation, Outcome
 from nora_policy.checkpoints import untrained
-from nora_training.evaluation.cli import Trials, run_trials
-from nora_training.evaluation.rollout import observe, roll_out, serve
+from nora_training.evaluation.command import Trials, run_trials
+from nora_training.evaluation.rollout import observe, open_runner, roll_out
 
 EMBODIMENT = embodiment_file("sim_widowx")
 SCENE = Scene(("red cube", "green cylinder", "blue ball"), ("plate", "bowl"))
@@ -471,31 +470,21 @@ def test_videos_are_kept_as_asked(cell, tmp_path):
 
 
 def test_a_worker_answers_every_trial_the_same_way_each_time(study):
-    protocol = Protocol.load(study / "study.yaml")
-    jobs_ = jobs(protocol, SCENE)
-    request = to_line(setup(seconds=0.4)) + "".join(map(to_line, jobs_))
-    answers = [serve_text(request), serve_text(request)]
-    assert answers[0] == answers[1]
-    results = [result_of(line) for line in answers[0].splitlines()]
-    assert len(results) == len(jobs_)
-    assert {(found.chunks, found.error) for found in results} == {(2, "")}
-    assert len({(found.tool_m, found.object_m) for found in results}) > 2
-    broken = to_line(setup()) + to_line(job())
+    found = jobs(Protocol.load(study / "study.yaml"), SCENE)
+    first, second = ([run(job) for job in found] for run in [open_runner(setup(seconds=0.4))] * 2)
+    assert first == second
+    assert len(first) == len(found)
+    assert {(each.chunks, each.error) for each in first} == {(2, "")}
+    assert len({(each.tool_m, each.object_m) for each in first}) > 2
     with pytest.raises(FileNotFoundError, match="folder"):
-        serve_text(broken)
-
-
-def serve_text(request: str) -> str:
-    answers = io.StringIO()
-    serve(io.StringIO(request), answers)
-    return answers.getvalue()
+        open_runner(setup())(job())
 
 
 # the command, with workers that start at once
 
-FAKE = """from nora_training.evaluation import cli, workers
-workers.MODULE = 'fake_rollout'
-cli.main()"""
+FAKE = """from fake_rollout import open_runner
+from nora_training.evaluation.command import main
+main(open_runner)"""
 
 
 def start(study, out, *arguments):
@@ -511,22 +500,27 @@ def start(study, out, *arguments):
     )
 
 
-def test_trials_go_on_after_a_stop_and_end_the_same(study, tmp_path):
-    started = start(study, tmp_path)
-    log = tmp_path / "trials.jsonl"
+def wait_for_a_trial(started, out):
+    log = out / "trials.jsonl"
     deadline = time.monotonic() + 60
     while not (log.is_file() and log.read_text().count("\n")):
         assert started.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    return log
+
+
+def test_trials_go_on_after_a_stop_and_end_the_same(study, tmp_path):
+    started = start(study, tmp_path)
+    log = wait_for_a_trial(started, tmp_path)
     workers = children(started.pid)
-    assert len(workers) == 2
-    started.send_signal(signal.SIGINT)
+    assert len(workers) >= 2
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
     _, said = started.communicate(timeout=10)
     assert started.returncode == 130
     assert "the same command goes on" in said
     assert "Traceback" not in said
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert gone(workers)
     before = log.read_text()
     assert before.count("\n") < 6
     done = start(study, tmp_path)
@@ -536,11 +530,44 @@ def test_trials_go_on_after_a_stop_and_end_the_same(study, tmp_path):
     keys = [record_of(line).job.key for line in log.read_text().splitlines()]
     assert len(set(keys)) == len(keys) == 6
     assert "| a | normal | 2 | 0% [0%, 66%] | 100% [34%, 100%] |" in sheet
+    assert (tmp_path / "workers.log").read_text().count("a trial") >= 6
 
 
 def children(pid):
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def gone(pids, timeout_s=10.0):
+    """Whether all the processes end in time, other than as zombies that nobody waits for."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_workers_end_with_a_parent_that_was_killed(study, tmp_path):
+    started = start(study, tmp_path)
+    wait_for_a_trial(started, tmp_path)
+    workers = children(started.pid)
+    started.kill()
+    started.communicate(timeout=10)
+    assert gone(workers)
+
+
+def test_a_worker_that_is_killed_is_one_line_and_exit_code_2(study, tmp_path):
+    folder = tmp_path / "killer"
+    untrained.write_tiny(folder, EMBODIMENT)
+    (folder / "killed").touch()
+    out = tmp_path / "out"
+    done = start(study, out, "--folders", "a", str(folder), "b", str(folder))
+    _, said = done.communicate(timeout=60)
+    assert done.returncode == 2
+    log = out / "workers.log"
+    assert said.splitlines()[-1] == f"error: a worker process ended unexpectedly; see {log}"
+    assert "Traceback" not in said
 
 
 def test_a_worker_that_cannot_go_on_is_one_line_and_exit_code_2(study, tmp_path):
@@ -549,7 +576,7 @@ def test_a_worker_that_cannot_go_on_is_one_line_and_exit_code_2(study, tmp_path)
     done = start(study, tmp_path / "out", *broken)
     _, said = done.communicate(timeout=60)
     assert done.returncode == 2
-    assert said.splitlines()[-1] == "error: worker ended with exit code 1: no weights"
+    assert said.splitlines()[-1] == f"error: {tmp_path / 'broken'}: no weights"
     assert "Traceback" not in said
 
 
@@ -565,10 +592,10 @@ def test_bags_that_nobody_will_record_are_mentioned(study, tmp_path):
 
 def test_bad_input_is_refused_before_anything_starts(study, tmp_path):
     path = str(study / "study.yaml")
-    with pytest.raises(ValueError, match="workers: expected 0 or more"):
-        run_trials(Trials(path, tmp_path, workers=-1))
+    with pytest.raises(ValueError, match="workers: must be 0 or more"):
+        run_trials(Trials(protocol=path, out=tmp_path, workers=-1))
     with pytest.raises(FileNotFoundError, match="the folder of a checkpoint is missing"):
-        run_trials(Trials(path, tmp_path, folders={"b": tmp_path / "none"}))
+        run_trials(Trials(protocol=path, out=tmp_path, folders={"b": tmp_path / "none"}))
     with pytest.raises(FileNotFoundError, match=r"no such protocol, available: .*demo"):
-        run_trials(Trials("nothing", tmp_path))
+        run_trials(Trials(protocol="nothing", out=tmp_path))
     assert not list(tmp_path.iterdir())

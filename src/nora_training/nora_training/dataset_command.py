@@ -198,7 +198,8 @@ def _fast(
     dataset = Dataset.load(root)
     selection = Selection(outcomes)
     entries = selection.entries(dataset)
-    found = fit(dataset, entries, selection.statistics(dataset), horizon, vocab_size)
+    statistics = selection.statistics(dataset)
+    found = fit(dataset, entries, statistics, horizon=horizon, size=vocab_size)
     found.tokenizer.save(out)
     print(
         f"{out}: {found.tokenizer.vocab_size} tokens from {found.num_chunks} chunks of {horizon} "

@@ -107,16 +107,8 @@ def to_line(value: Setup | Job | Result | Record) -> str:
     return json.dumps(to_dict(value)) + "\n"
 
 
-def setup_of(line: str) -> Setup:
-    """Raises `ValueError`, as the next three do, if the line is not what it should be."""
-    return build(Setup, json.loads(line))
-
-
-def job_of(line: str) -> Job:
-    return build(Job, _with_new_names(json.loads(line)))
-
-
 def result_of(line: str) -> Result:
+    """Raises `ValueError`, as `record_of` does, if the line is not what it should be."""
     return build(Result, _with_outcome(json.loads(line)))
 
 

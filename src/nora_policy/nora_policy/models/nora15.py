@@ -24,6 +24,34 @@ from nora_policy.models.nora import Nora
 PERIOD_MIN, PERIOD_MAX = 4e-3, 4.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What the network reads and what it has to predict, for one batch or one part of it.
+
+    Attributes:
+        inputs: prompts, each followed by its FAST tokens.
+        labels_BL: token ids, `IGNORED` where no token is learned.
+        expert_mask_BL: true where the expert may look: neither padding nor FAST tokens.
+        actions_BTA: normalised.
+        is_real_BT: False where no flow is learned, past the end of an episode.
+        noise_FTA: drawn from N(0, 1); the draws of one sample are neighbours.
+        tau_F: flow time in (0, 1].
+        num_tokens: learned tokens of the whole batch; sums over tokens are divided by it, so that
+            the losses of the parts of a batch add up to the loss of the batch.
+        num_steps: real steps of the whole batch, in the same way.
+    """
+
+    inputs: ModelInputs
+    labels_BL: torch.Tensor
+    expert_mask_BL: torch.Tensor
+    actions_BTA: torch.Tensor
+    is_real_BT: torch.Tensor
+    noise_FTA: torch.Tensor
+    tau_F: torch.Tensor
+    num_tokens: int
+    num_steps: int
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
     """Scalars: `total` = `cross_entropy` + alpha * `flow`."""
@@ -77,62 +105,21 @@ class Nora15(Nora):
             x_BTA = x_BTA - self._velocity(x_BTA, bias_ND[step : step + 1], buffer) / num_steps
         return x_BTA
 
-    def losses(
-        self,
-        inputs: ModelInputs,
-        labels_BL: torch.Tensor,
-        expert_mask_BL: torch.Tensor,
-        actions_BTA: torch.Tensor,
-        noise_BTA: torch.Tensor,
-        tau_B: torch.Tensor,
-        is_real_BT: torch.Tensor | None = None,
-    ) -> Losses:
-        """Training losses (section 3.2): next token of `labels_BL` and the flow of `actions_BTA`.
-
-        Args:
-            inputs: prompt and FAST tokens.
-            labels_BL: token ids, `IGNORED` where nothing is learned.
-            expert_mask_BL: 1 where the expert may look: neither padding nor FAST tokens.
-            actions_BTA: normalised actions; these three on the model's device.
-            noise_BTA: drawn from N(0, 1).
-            tau_B: flow time in (0, 1].
-            is_real_BT: False where no flow is learned, behind the end of an episode.
-        """
-        prefix, hidden_BLE = self.encode(inputs)
-        cross_entropy = self.cross_entropy(hidden_BLE, labels_BL)
-        visible = Prefix(prefix.keys, prefix.values, expert_mask_BL.bool().to(self.device))
-        flow = self.flow_loss(visible, actions_BTA, noise_BTA, tau_B, is_real_BT)
-        return Losses(cross_entropy, flow, cross_entropy + self.config.alpha * flow)
-
-    def flow_loss(
-        self,
-        visible: Prefix,
-        actions_BTA: torch.Tensor,
-        noise_FTA: torch.Tensor,
-        tau_F: torch.Tensor,
-        is_real_BT: torch.Tensor | None = None,
-        num_steps: int | None = None,
-    ) -> torch.Tensor:
-        """Mean square error of the velocities, as in `losses`; `visible` is what the expert reads.
-
-        There may be several draws of noise and flow time per sample (neighbours in F). The sum is
-        divided by `num_steps` (by default, what is real here) times A and the draws: a part of a
-        batch divides by the count of the whole.
-        """
-        draws = len(tau_F) // len(actions_BTA)
-        if is_real_BT is None:
-            is_real_BT = torch.ones(actions_BTA.shape[:2], dtype=torch.bool, device=self.device)
-        count = is_real_BT.sum() if num_steps is None else num_steps
+    def flow_loss(self, visible: Prefix, targets: Targets) -> torch.Tensor:
+        """Mean squared error of the velocities over real steps; the expert reads `visible`."""
+        device, draws = self.device, len(targets.tau_F) // len(targets.actions_BTA)
+        actions_FTA, is_real_FT = (
+            x.to(device).repeat_interleave(draws, dim=0)
+            for x in (targets.actions_BTA, targets.is_real_BT)
+        )
+        noise_FTA, tau_F = targets.noise_FTA.to(device), targets.tau_F.to(device)
         if draws > 1:
-            actions_BTA, is_real_BT = (
-                x.repeat_interleave(draws, dim=0) for x in (actions_BTA, is_real_BT)
-            )
             visible = visible.repeat(draws)
         tau_F11 = tau_F[:, None, None]
-        x_FTA = tau_F11 * noise_FTA + (1 - tau_F11) * actions_BTA
-        target_FTA = noise_FTA - actions_BTA
-        error_FT = (self.velocity(x_FTA, tau_F, visible) - target_FTA).square().mean(dim=-1)
-        return (error_FT * is_real_BT).sum() / (count * draws)
+        x_FTA = tau_F11 * noise_FTA + (1 - tau_F11) * actions_FTA
+        v_FTA = self.velocity(x_FTA, tau_F, visible)
+        error_FT = (v_FTA - (noise_FTA - actions_FTA)).square().mean(dim=-1)
+        return (error_FT * is_real_FT).sum() / (targets.num_steps * draws)
 
     def _velocity(
         self, x_BTA: torch.Tensor, bias_BD: torch.Tensor, prefix: Prefix | PrefixBuffer
@@ -159,6 +146,29 @@ def time_embedding(tau_B: torch.Tensor, dim: int) -> torch.Tensor:
     # Phases reach 1570 rad, where the order of float32 products shows in the velocities (1e-5).
     phase_BD = (1.0 / period * 2 * math.pi) * tau_B.float()[:, None]
     return torch.cat([phase_BD.sin(), phase_BD.cos()], dim=-1)
+
+
+def losses(
+    model: Nora,
+    encoded: tuple[Prefix, torch.Tensor],
+    targets: Targets,
+    *,
+    learns_tokens: bool = True,
+    learns_flow: bool = True,
+) -> Losses:
+    """The training losses (section 3.2), zero where a head is not trained.
+
+    `encoded` is what `model.encode(targets.inputs)` returned.
+    """
+    prefix, hidden_BLE = encoded
+    cross_entropy = flow = hidden_BLE.new_zeros((), dtype=torch.float32)
+    if learns_tokens:
+        cross_entropy = model.cross_entropy(hidden_BLE, targets.labels_BL, targets.num_tokens)
+    if learns_flow:
+        assert isinstance(model, Nora15)
+        mask_BL = targets.expert_mask_BL.bool().to(model.device)
+        flow = model.flow_loss(Prefix(prefix.keys, prefix.values, mask_BL), targets)
+    return Losses(cross_entropy, flow, cross_entropy + model.config.alpha * flow)
 
 
 def build(config: NoraConfig) -> Nora:

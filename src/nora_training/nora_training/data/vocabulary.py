@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nora_core.normalization import Statistics, normalize
-from nora_core.types import Float64
+from nora_core.normalization import Statistics
 from nora_policy.models.fast import FastTokenizer
 from nora_training.data.dataset import Dataset, Entry
-from nora_training.data.samples import chunk, starts
+from nora_training.data.samples import Samples
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A fitted tokenizer, and what it does to the chunks it was fitted to."""
+    """A fitted tokenizer, and how well it compresses the chunks it was fitted to."""
 
     tokenizer: FastTokenizer
     num_chunks: int
@@ -24,25 +23,17 @@ class Vocabulary:
 
 
 def fit(
-    dataset: Dataset, entries: Sequence[Entry], statistics: Statistics, horizon: int, size: int
+    dataset: Dataset, entries: Sequence[Entry], statistics: Statistics, *, horizon: int, size: int
 ) -> Vocabulary:
-    """From every chunk of `horizon` steps that is real to its end, normalised by `statistics`.
+    """Fit to every complete chunk of `horizon` steps, normalised by `statistics`.
 
     Raises:
         ValueError: there is none.
     """
-    found = list(_chunks(dataset, entries, statistics, horizon))
-    if not found:
-        raise ValueError(f"horizon: expected episodes of at least {horizon} steps, got none")
-    tokenizer = FastTokenizer.fit(found, size)
-    counts = [len(tokenizer.encode(chunk_TA)) for chunk_TA in found]
-    return Vocabulary(tokenizer, len(found), float(np.mean(counts)))
-
-
-def _chunks(
-    dataset: Dataset, entries: Sequence[Entry], statistics: Statistics, horizon: int
-) -> Iterator[Float64]:
-    for entry in entries:
-        steps = dataset.steps(entry)
-        for start in starts(steps, horizon).tolist():
-            yield normalize(chunk(steps.future(start), horizon)[0], statistics)
+    samples = Samples(dataset, entries, statistics, horizon, only_complete=True)
+    if not len(samples):
+        raise ValueError(f"horizon: no episode has {horizon} steps; choose a shorter horizon")
+    chunks_STA, _ = samples.chunks(np.arange(len(samples)))
+    tokenizer = FastTokenizer.fit(list(chunks_STA), size)
+    counts = [len(tokenizer.encode(chunk_TA)) for chunk_TA in chunks_STA]
+    return Vocabulary(tokenizer, len(samples), float(np.mean(counts)))

@@ -1,34 +1,28 @@
-"""A policy in the simulated cell, closed loop without ROS.
-
-The program is a worker of `nora-trials`: a setup, then one trial per line on stdin, one result per
-line on stdout, JSON as in `nora_core.trials.record`.
-"""
+"""A policy in the simulated cell, in closed loop without ROS."""
 
 from __future__ import annotations
 
 import functools
-import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from nora_core.embodiment import Embodiment
 from nora_core.sim.cell import Cell
 from nora_core.sim.task import parse
-from nora_core.trials.record import Job, Result, Setup, job_of, setup_of, to_line
+from nora_core.trials.record import Job, Result, Setup
 from nora_core.types import ActionChunk, Observation
 from nora_policy.policy import Policy
 from nora_training.evaluation.rollout_video import RolloutVideo
 
-HOLD_NS = 500_000_000  # a success counts when it is one for so long
+HOLD_NS = 500_000_000  # the task must stay done for this long
 
 
 class Agent(Protocol):
-    """What is under test; `nora_policy.policy.Policy` is one."""
+    """What is tested, for example a `nora_policy.policy.Policy`."""
 
     def infer(self, observation: Observation) -> ActionChunk: ...
 
@@ -36,11 +30,11 @@ class Agent(Protocol):
 
 
 def roll_out(cell: Cell, agent: Agent, job: Job, setup: Setup) -> Result:
-    """One trial from the reset of the scene to its end; the same every time.
+    """Run one trial from the reset of the scene to its end; deterministic.
 
-    The agent sees images `setup.delay_s` before each step boundary at which the bridge begins a
-    new chunk. The trial ends when the task has been done for `HOLD_NS`, or out of time; how the
-    scene stands then is the outcome.
+    The agent sees images from `setup.delay_s` before each step boundary at which the bridge begins
+    a new chunk. The trial ends when the task has stayed done for `HOLD_NS`, or when its time is
+    up; the state of the scene at that moment is the outcome.
 
     Raises:
         ValueError: the instruction is not about the scene.
@@ -77,7 +71,7 @@ def roll_out(cell: Cell, agent: Agent, job: Job, setup: Setup) -> Result:
 
 
 def observe(cell: Cell, job: Job) -> Observation:
-    """What the policy is shown and told under the job's condition."""
+    """Images and instruction that the policy is given under the job's condition."""
     frames = cell.observe()
     images = [frame.rgb_HW3 for frame in frames.values()]
     if job.condition == "blank_image":
@@ -87,7 +81,7 @@ def observe(cell: Cell, job: Job) -> Observation:
 
 
 class Watch:
-    """Follows a trial in the cell, which has just been reset."""
+    """Follows the task status during a trial in the cell, which has just been reset."""
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
@@ -134,13 +128,13 @@ def _apart(a_m: np.ndarray, b_m: np.ndarray) -> float:
     return round(float(np.linalg.norm((a_m - b_m)[:2])), 4)
 
 
-def serve(requests: IO[str], answers: IO[str]) -> None:
-    """Answer every trial of `requests` until its end.
+def open_runner(setup: Setup) -> Callable[[Job], Result]:
+    """What runs the trials of a worker process, on one CPU thread.
 
     Raises:
-        ValueError, OSError: a checkpoint or the embodiment cannot be used.
+        ValueError, OSError: the embodiment cannot be used; later, a checkpoint cannot.
     """
-    setup = setup_of(requests.readline())
+    torch.set_num_threads(1)
     embodiment = Embodiment.load(Path(setup.embodiment))
     cell = Cell(embodiment, (setup.image_size, setup.image_size))
 
@@ -148,26 +142,4 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
     def load(folder: str, head: str) -> Policy:
         return Policy.load(Path(folder), embodiment, "cpu", seed=0, head=head)
 
-    for line in requests:
-        job = job_of(line)
-        result = roll_out(cell, load(job.folder, job.head), job, setup)
-        answers.write(to_line(result))
-        answers.flush()
-    cell.close()
-
-
-def main() -> None:
-    """Exit code 2 with the reason on stderr when nothing can be run."""
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library has to say must not end up among the answers
-    try:
-        serve(sys.stdin, answers)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
+    return lambda job: roll_out(cell, load(job.folder, job.head), job, setup)

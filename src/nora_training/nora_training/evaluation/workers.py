@@ -1,113 +1,118 @@
-"""Trials in parallel: processes that run `nora_training.evaluation.rollout`."""
+"""Trials in parallel worker processes."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
-import selectors
-import subprocess
-import sys
-from collections import deque
-from collections.abc import Generator, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import IO
+
+from threadpoolctl import threadpool_limits
 
 from nora_core.processes import dies_with_parent
-from nora_core.trials.record import Job, Record, Setup, result_of, to_line
+from nora_core.trials.record import Job, Record, Result, Setup
 
-MODULE = "nora_training.evaluation.rollout"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+Runner = Callable[[Job], Result]
+OpenRunner = Callable[[Setup], Runner]  # a function of a module, so that a worker can import it
 
 
 def run_jobs(
-    jobs: Sequence[Job], setup: Setup, num_workers: int, log_dir: Path
+    jobs: Sequence[Job],
+    setup: Setup,
+    *,
+    num_workers: int,
+    log_file: Path,
+    runner: OpenRunner,
 ) -> Generator[Record, None, None]:
-    """The trials as they end; when the iterator is closed, the workers are killed.
+    """Yield the trials as they end; closing the iterator kills the workers.
 
     Args:
-        jobs: trials of one checkpoint next to each other are loaded for once.
-        setup: of all trials.
+        jobs: trials; a checkpoint is loaded once for those that follow each other.
+        setup: what all trials have in common.
         num_workers: processes, of one thread each.
-        log_dir: one file per worker, for what it has to say.
+        log_file: receives everything that the workers print.
+        runner: called once in every worker, with `setup`; what it returns runs the trials.
 
     Raises:
-        RuntimeError: a worker ended; says why.
+        ValueError, OSError: a trial cannot be run; the error of the worker.
+        RuntimeError: a worker was killed.
     """
-    log_dir.mkdir(parents=True, exist_ok=True)
-    waiting = deque(jobs)
-    workers: list[_Worker] = []
+    if not jobs:
+        return
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(dies_with_parent(), log_file, runner, setup),
+    )
     try:
-        with selectors.DefaultSelector() as selector:
-            for number in range(min(num_workers, len(waiting))):
-                worker = _Worker(setup, log_dir / f"worker_{number}.log")
-                workers.append(worker)
-                worker.start(waiting.popleft())
-                selector.register(worker.answers, selectors.EVENT_READ, worker)
-            while selector.get_map():
-                for key, _ in selector.select():
-                    worker = key.data
-                    yield worker.finish()
-                    if waiting:
-                        worker.start(waiting.popleft())
-                    else:
-                        selector.unregister(worker.answers)
-                        worker.end()
+        with _for_children():
+            futures = {pool.submit(_run, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield Record(futures[future], _result(future, log_file))
     finally:
-        for worker in workers:
-            worker.kill()
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[Result], log_file: Path) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(f"a worker process ended unexpectedly; see {log_file}") from error
+
+
+@contextlib.contextmanager
+def _for_children() -> Iterator[None]:
+    """Processes that start within compute in one thread, and do not see Ctrl-C.
+
+    Numerical libraries read the number of threads when they are loaded, which happens before any
+    of our code runs in a worker. A terminal sends Ctrl-C to all processes at once; the parent
+    handles it when the block ends, and then kills the workers.
+    """
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _Worker:
-    def __init__(self, setup: Setup, log: Path) -> None:
-        self._log = log
-        self._job: Job | None = None
-        with log.open("wb") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                env={**os.environ, **ONE_THREAD},
-                text=True,
-                start_new_session=True,  # a Ctrl-C reaches it only through us
-                preexec_fn=dies_with_parent(),
-            )
-        self._write(to_line(setup))
+    """State of a worker process. Its first trial opens `run`, so that errors reach the parent."""
 
-    @property
-    def answers(self) -> IO[str]:
-        assert self._process.stdout is not None
-        return self._process.stdout
+    runner: OpenRunner
+    setup: Setup
+    run: Runner | None = None
 
-    def start(self, job: Job) -> None:
-        self._job = job
-        self._write(to_line(job))
 
-    def finish(self) -> Record:
-        """Blocks until the answer is there."""
-        assert self._job is not None
-        if not (line := self.answers.readline()):
-            raise RuntimeError(self._last_words())
-        return Record(self._job, result_of(line))
+def _start(
+    dies_with_parent: Callable[[], None], log_file: Path, runner: OpenRunner, setup: Setup
+) -> None:
+    """First call in a worker process."""
+    dies_with_parent()
+    with log_file.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    threadpool_limits(1)
+    _Worker.runner, _Worker.setup = runner, setup
 
-    def end(self) -> None:
-        """It ends by itself when nothing more can come."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
 
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise RuntimeError(self._last_words()) from None
-
-    def _last_words(self) -> str:
-        code = self._process.wait()
-        lines = self._log.read_text(errors="replace").splitlines()
-        said = lines[-1].removeprefix("error: ") if lines else "it said nothing"
-        return f"worker ended with exit code {code}: {said}"
+def _run(job: Job) -> Result:
+    if _Worker.run is None:
+        _Worker.run = _Worker.runner(_Worker.setup)
+    return _Worker.run(job)

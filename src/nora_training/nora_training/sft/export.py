@@ -8,37 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
-from nora_core.normalization import Statistics
 from nora_policy.checkpoints import checkpoint
 from nora_policy.checkpoints.shapes import EMBEDDING
 from nora_policy.models.config import NoraConfig
-from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import build
 from nora_training.data import dataset
-from nora_training.data.dataset import Dataset, Entry
+from nora_training.data.dataset import Entry
 from nora_training.sft import record
-
-BAGS = "bags.txt"
-MAX_LISTED = 100
+from nora_training.sft.material import Material
 
 
-def export(
-    folder: Path,
-    model: Nora,
-    tokenizer: Tokenizer,
-    fast: FastTokenizer | None,
-    data: Dataset,
-    statistics: Statistics,
-    card: Mapping[str, Any],
-) -> None:
-    """Write everything; the card comes last and at once: a folder with one is whole."""
-    checkpoint.save(folder, model, tokenizer, fast)
-    key = data.embodiment.action.statistics_key
-    facts = {key: {"action": statistics.to_json()}}
-    checkpoint.save_facts(folder, data.root / dataset.EMBODIMENT, facts, card)
+def export(folder: Path, model: Nora, material: Material, card: Mapping[str, Any]) -> None:
+    """Write all files; the card comes last, so that a folder that has one is complete."""
+    checkpoint.save(folder, model, material.tokenizer, material.fast)
+    key = material.dataset.embodiment.action.statistics_key
+    facts = {key: {"action": material.statistics.to_json()}}
+    checkpoint.save_facts(folder, material.dataset.root / dataset.EMBODIMENT, facts, card)
 
 
 def rebuild(config: NoraConfig, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Nora:
@@ -52,16 +39,14 @@ def rebuild(config: NoraConfig, state: Mapping[str, torch.Tensor], dtype: torch.
     return model
 
 
-def bags(entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
-    """For a card: the bags and their SHA-256; a digest of many, whose list goes to a file."""
-    lines = sorted(f"{entry.sha256}  {Path(entry.bag).name}" for entry in entries)
-    if len(lines) <= MAX_LISTED:
-        return {"number": len(lines), "sha256": lines}
-    text = "\n".join(lines) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / BAGS).write_text(text)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return {"number": len(lines), "list": BAGS, "sha256_of_list": digest}
+def bags(entries: Sequence[Entry]) -> dict[str, Any]:
+    """For a card: how many bags, and one hash that identifies them all.
+
+    It is the SHA-256 of the text with one line per bag, `<SHA-256 of the bag>  <its name>`, in
+    sorted order.
+    """
+    lines = sorted(f"{entry.sha256}  {Path(entry.bag).name}\n" for entry in entries)
+    return {"number": len(lines), "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:

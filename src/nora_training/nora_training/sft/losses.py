@@ -1,6 +1,4 @@
-"""What is learned: a network, perhaps with an auxiliary head, and the losses of a batch.
-
-NORA-1.5, section 3.2: cross entropy of the FAST tokens + alpha * flow matching.
+"""The trained module: a network with an optional auxiliary head, and the losses of a batch.
 
 Legend: B batch, L tokens, E hidden dim.
 """
@@ -13,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nora_policy.models.expert import Prefix
+from nora_policy.models import nora15
+from nora_policy.models.config import NoraConfig
 from nora_policy.models.inputs import IGNORED, ModelInputs
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15
@@ -32,14 +31,19 @@ class Losses(NamedTuple):
 
 
 class Learner(nn.Module):
-    """A network and how it is to be taught."""
+    """A network, which of its heads are trained, and in which precision."""
 
     def __init__(
-        self, model: Nora, heads: Heads, keyframe_weight: float = 0.0, is_bf16: bool = False
+        self,
+        model: Nora,
+        heads: Heads,
+        *,
+        keyframe_weight: float = 0.0,
+        is_bf16: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.keyframe_weight, self.is_bf16 = model, keyframe_weight, is_bf16
-        self.learns_tokens, self.learns_flow = learned(model, heads)
+        self.learns_tokens, self.learns_flow = learned(model.config, heads)
         if isinstance(model, Nora15) and not self.learns_flow:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name.startswith("vlm."))
@@ -51,10 +55,20 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         with self._autocast():
-            return self._losses(batch)
+            encoded = self.model.encode(batch.targets.inputs)
+            found = nora15.losses(
+                self.model,
+                encoded,
+                batch.targets,
+                learns_tokens=self.learns_tokens,
+                learns_flow=self.learns_flow,
+            )
+            keyframe = self._keyframe(encoded[1], batch)
+        total = found.total + self.keyframe_weight * keyframe
+        return Losses(total, found.cross_entropy.detach(), found.flow.detach(), keyframe.detach())
 
     def layers(self) -> list[nn.Module]:
-        """The repeated parts of the network, inputs first."""
+        """The repeated layers of the network, in the order of computation."""
         vlm = self.model.vlm.model
         layers = [*vlm.visual.blocks, *vlm.language_model.layers]
         if isinstance(self.model, Nora15):
@@ -74,7 +88,7 @@ class Learner(nn.Module):
     def next_tokens(
         self, inputs: ModelInputs, labels_BL: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of every token to learn: cross entropy and whether it is the likeliest, on the CPU."""
+        """Cross entropy of every token to learn and whether it is the argmax, on the CPU."""
         rows, columns = (labels_BL[:, 1:] != IGNORED).nonzero(as_tuple=True)
         targets = labels_BL[rows, columns + 1]
         with torch.no_grad(), self._autocast():
@@ -86,41 +100,25 @@ class Learner(nn.Module):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.is_bf16)
 
-    def _losses(self, batch: Batch) -> Losses:
+    def _keyframe(self, hidden_BLE: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Loss of the displacement predicted from the prompt's last hidden state."""
+        if self.keyframe_head is None:
+            return hidden_BLE.new_zeros((), dtype=torch.float32)
         device = self.model.device
-        prefix, hidden_BLE = self.model.encode(batch.inputs)
-        zero = hidden_BLE.new_zeros((), dtype=torch.float32)
-        cross_entropy, flow, keyframe = zero, zero, zero
-        if self.learns_tokens:
-            cross_entropy = self.model.cross_entropy(hidden_BLE, batch.labels_BL, batch.num_tokens)
-        if self.learns_flow:
-            assert isinstance(self.model, Nora15)
-            visible = Prefix(prefix.keys, prefix.values, batch.expert_mask_BL.to(device))
-            flow = self.model.flow_loss(
-                visible,
-                batch.actions_BTA.to(device),
-                batch.noise_FTA.to(device),
-                batch.tau_F.to(device),
-                batch.is_real_BT.to(device),
-                batch.num_steps,
-            )
-        if self.keyframe_head is not None:
-            last_BE = hidden_BLE[torch.arange(len(batch.last_B)), batch.last_B.to(device)]
-            predicted_B3 = self.keyframe_head(last_BE).float()
-            target_B3 = batch.keyframe_B3.to(device) / SCALE_M
-            total = F.smooth_l1_loss(predicted_B3, target_B3, reduction="sum")
-            keyframe = total / (3 * batch.num_samples)
-        total = cross_entropy + self.model.config.alpha * flow + self.keyframe_weight * keyframe
-        return Losses(total, cross_entropy.detach(), flow.detach(), keyframe.detach())
+        last_BE = hidden_BLE[torch.arange(len(batch.last_B)), batch.last_B.to(device)]
+        predicted_B3 = self.keyframe_head(last_BE).float()
+        target_B3 = batch.keyframe_B3.to(device) / SCALE_M
+        total = F.smooth_l1_loss(predicted_B3, target_B3, reduction="sum")
+        return total / (3 * batch.num_samples)
 
 
-def learned(model: Nora, heads: Heads) -> tuple[bool, bool]:
-    """Whether tokens and flow are learned.
+def learned(config: NoraConfig, heads: Heads) -> tuple[bool, bool]:
+    """Whether the token head and the flow head of the network are trained.
 
     Raises:
         ValueError: the network lacks the head.
     """
-    has = model.config.heads
+    has = config.heads
     if heads != "both" and heads not in has:
-        raise ValueError(f"heads: expected one of {model.config.kind}, {has}, got {heads!r}")
+        raise ValueError(f"heads: {config.kind} has {' and '.join(has)}, got {heads!r}")
     return "fast" in has and heads != "flow", "flow" in has and heads != "fast"

@@ -1,8 +1,8 @@
-"""What a run was started with, in its `settings.json`: the options, and SHA-256 of its inputs.
+"""The `settings.json` of a run: the options it was started with, and SHA-256 of its inputs.
 
-The sums tell whether a data set or a checkpoint was replaced under the same path. They are of
-whole files: that takes seconds for 8 GB, as loading them does, and a part of a file may be just
-what adapters have not trained.
+The hashes reveal a data set or checkpoint that was replaced under the same path. They cover whole
+files: that takes seconds for 8 GB, as loading them does, and a part of a file might be exactly the
+part that adapters have not trained.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from nora_core.files import write_json
 from nora_policy.checkpoints import checkpoint, files
 from nora_training.data import dataset
 from nora_training.sft.settings import Settings
@@ -22,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 def write(settings: Settings) -> None:
-    """All at once: there is an old or a new file, never half of one."""
+    """Write it, atomically."""
     settings.out.mkdir(parents=True, exist_ok=True)
-    files.write_json(settings.out / SETTINGS, {**settings.to_json(), INPUTS: _sums(settings)})
+    write_json(settings.out / SETTINGS, {**settings.to_json(), INPUTS: _sums(settings)})
 
 
 def check(settings: Settings) -> None:
@@ -36,17 +37,19 @@ def check(settings: Settings) -> None:
     for name in settings.what_counts():
         if before.get(name) != now[name]:
             raise ValueError(
-                f"{name}: expected {before.get(name)!r} as at the start of {settings.out}, "
-                f"got {now[name]!r}; another run needs another --out"
+                f"{name}: {settings.out} was started with {before.get(name)!r}, got "
+                f"{now[name]!r}; another run needs another --out"
             )
     if INPUTS in before:
         _check_inputs(settings, before[INPUTS])
     elif is_first():
-        logger.warning("%s: from an older version: inputs are not compared by content", path)
+        logger.warning(
+            "%s: from an older version: the contents of its inputs are not compared", path
+        )
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON object of a run's folder. Raises `ValueError` for what an interruption left."""
+    """A JSON object of a run's folder. Raises `ValueError` for a file that was cut off."""
     try:
         return files.read_json(path)
     except ValueError as error:
@@ -58,14 +61,13 @@ def _check_inputs(settings: Settings, before: dict[str, dict[str, str]]) -> None
         changed = {file for file, _ in sums.items() ^ before[name].items()}
         if changed:
             raise ValueError(
-                f"{name}: expected the files that {settings.out} was started with, "
-                f"{sorted(changed)} of {getattr(settings, name)} changed since: "
-                "restore them, or start another run with another --out"
+                f"{name}: {sorted(changed)} of {getattr(settings, name)} changed since "
+                f"{settings.out} was started: restore them, or choose another --out"
             )
 
 
 def _sums(settings: Settings) -> dict[str, dict[str, str]]:
-    """By option, then by file; without options whose files are gone: training would say so."""
+    """By option, then by file. Options without files are left out; training reports them."""
     patterns = {
         "dataset": (dataset.INDEX,),
         "init": (

@@ -1,9 +1,10 @@
-"""A training run put together: its files, what it learns from, and its result."""
+"""A fine-tuning run put together: what it learns from, the network, the trainer, the result."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,21 @@ from threadpoolctl import threadpool_limits
 from nora_core.bags.provenance import git_revision
 from nora_policy.checkpoints import checkpoint
 from nora_policy.models.config import NoraConfig
-from nora_policy.models.fast import FastTokenizer
-from nora_policy.preprocess import Preprocessor
-from nora_training.data.dataset import Dataset, Entry
-from nora_training.evaluation import closed_loop
-from nora_training.sft import export, memory, record
-from nora_training.sft.batches import Batches, Share, Source
-from nora_training.sft.losses import Learner
+from nora_training.sft import closed_loop, export, record
+from nora_training.sft.batches import Batches, Share
+from nora_training.sft.losses import Learner, Losses
+from nora_training.sft.material import Material
 from nora_training.sft.settings import Settings
-from nora_training.sft.trainer import STATE, Trainer
 from nora_training.sft.validation import Validation
-from nora_training.train import log, lora, recompute
+from nora_training.train import log, lora, optimizer, recompute
 from nora_training.train import state as states
+from nora_training.train.loop import STATE, Hooks, Trainer
 from nora_training.train.parallel import Processes, full, is_first
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKPOINT, CHECKPOINTS = "checkpoint", "checkpoints"
+METHODS = ("predict", "next_tokens")  # of `Learner`, called besides `forward`
+GIB = 2**30
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def finished(settings: Settings) -> dict[str, Any] | None:
     out = settings.out
     results = (out / CHECKPOINT, out / CHECKPOINTS)
     if not states.exists(out / STATE) and not any(map(Path.is_dir, results)):
-        return None  # it has nothing to lose
+        return None  # there is nothing to lose
     record.check(settings)
     card = export.read_card(out / CHECKPOINT)
     if card is not None and settings.trials is not None and is_first():
@@ -54,81 +54,59 @@ def finished(settings: Settings) -> dict[str, Any] | None:
 
 
 class Run:
-    """Everything of one run.
+    """A run in this process, from its settings to its result.
+
+    The constructor reads and builds, `begin` writes the run's folder, `train` trains.
 
     Raises:
-        FileNotFoundError: a file of the data set or of the checkpoint is not there.
-        ValueError: what is given does not fit together.
+        FileNotFoundError: a file of the data set or of the checkpoint is missing.
+        ValueError: the settings do not fit together.
     """
 
     def __init__(self, settings: Settings, is_stopped: Callable[[], bool]) -> None:
-        if settings.num_threads:
-            torch.set_num_threads(settings.num_threads)
-            threadpool_limits(settings.num_threads)
-        if settings.trials is not None:
-            closed_loop.check(settings.trials)
+        _limit_threads(settings.num_threads)
         self._settings = settings
-        self._data = Dataset.load(settings.dataset)
-        has_unused = not settings.keyframe_weight and _is_flow_alone(settings)
-        self._processes = Processes(settings.parallel, settings.device, has_unused)
-        self._device = self._processes.device
-        self._learner = _learner(settings, self._device)
-        self._config = self._learner.model.config
-        self._tokenizer = checkpoint.load_tokenizer(settings.init, self._config)
-        self._fast = _fast(settings, self._config)
-        self._preprocessor = Preprocessor(self._config, self._tokenizer, self._data.cameras)
-        self._entries = self._data.select("train", settings.outcomes)
-        if not self._entries:
-            available = sorted({entry.outcome for entry in self._data.entries})
-            wanted = [outcome.name for outcome in settings.outcomes]
-            raise ValueError(
-                f"outcomes: expected episodes to train on with {wanted}, available: {available}"
-            )
-        self._statistics = self._data.statistics(self._entries)
-        self._source = self._read(self._entries)
-        self._validation = self._validate_on(self._data.select("val", settings.outcomes))
-        share = Share(self._processes.rank, self._processes.world)
-        batches = Batches(
-            self._source,
-            settings.batch_size,
-            settings.accumulate,
-            settings.seed,
-            share,
-            settings.flow_draws,
-            settings.augment,
+        _require_new_folder(settings)
+        self.material = Material.read(settings)
+        self._processes = Processes(
+            settings.parallel,
+            settings.device,
+            has_unused=not settings.keyframe_weight
+            and _is_flow_alone(settings, self.material.config),
         )
-        self._num_parameters = [(p.numel(), p.requires_grad) for p in self._learner.parameters()]
-        self._estimate = self._estimated()
-        self._trainer = Trainer(
-            settings,
-            self._learner,
-            batches,
-            self._validation,
-            self._export,
-            is_stopped,
-            self._processes,
-        )
-        self._begin()
+        self.learner = make_learner(settings, self._processes.device)
+        self._num_parameters = [(p.numel(), p.requires_grad) for p in self.learner.parameters()]
+        self._validation = _validation(settings, self.material)
+        self._trainer = self._make_trainer(is_stopped)
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that talks."""
+        """Whether this process is the one that prints."""
         return self._processes.is_main
 
+    def begin(self) -> None:
+        """Write the settings, and restore the newest state of a run that is resumed."""
+        self._processes.wait()
+        if self.is_main:
+            record.write(self._settings)
+        if self._settings.resume:
+            self._trainer.restore()
+
     def describe(self) -> str:
-        """What will be trained, on what, and what it takes; one line each."""
+        """What will be trained, on what, and for how long; one line each."""
+        total = sum(count for count, _ in self._num_parameters)
         trained = sum(count for count, is_trained in self._num_parameters if is_trained)
-        settings, count = self._settings, len(self._source)
+        settings, material, processes = self._settings, self.material, self._processes
+        count = len(material.training)
         epochs = settings.steps * settings.batch_size / count
         return "\n".join(
             [
-                f"network: {self._config.kind}, {self._total_parameters:,} parameters, "
-                f"{trained:,} trained, {self._processes.world} x {self._device.type}",
-                f"samples: {count:,} of {len(self._entries)} episodes, "
-                f"{len(self._validation or ())} to validate",
+                f"network: {material.config.kind}, {total:,} parameters, "
+                f"{trained:,} trained, {processes.world} x {processes.device.type}",
+                f"samples: {count:,} from {len(material.entries)} episodes, "
+                f"{len(self._validation or ())} for validation",
                 f"budget: {settings.steps:,} steps of {settings.batch_size} = "
                 f"{epochs:.1f} epochs, from step {self._trainer.step}",
-                f"memory: {self._estimate / memory.GIB:.2f} GiB by estimate",
             ]
         )
 
@@ -141,87 +119,62 @@ class Run:
         return metrics
 
     def outcome(self, metrics: dict[str, float]) -> str:
-        peak = memory.peak_bytes(self._device) / memory.GIB
+        peak = peak_bytes(self._processes.device) / GIB
         numbers = "\n".join(f"  {name:18} {value:.5f}" for name, value in metrics.items())
         return (
-            f"{self._settings.out / CHECKPOINT}: trained in {self._trainer.wall_s:.0f} s, memory "
-            f"{peak:.2f} GiB at its peak ({self._estimate / memory.GIB:.2f} by estimate)\n"
-            f"{numbers}"
+            f"{self._settings.out / CHECKPOINT}: trained in {self._trainer.wall_s:.0f} s, peak "
+            f"memory {peak:.2f} GiB\n{numbers}"
         )
 
-    def _read(self, entries: Sequence[Entry]) -> Source:
-        learner = self._learner
-        return Source(
-            self._data,
-            entries,
-            self._statistics,
-            self._config,
-            self._preprocessor,
-            self._fast if learner.learns_tokens else None,
-            only_complete=not learner.learns_flow,
+    def _make_trainer(self, is_stopped: Callable[[], bool]) -> Trainer:
+        settings, learner, processes = self._settings, self.learner, self._processes
+        batches = Batches(
+            self.material.training,
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            seed=settings.seed,
+            share=Share(processes.rank, processes.world),
+            flow_draws=settings.flow_draws,
+            augment=settings.augment,
         )
-
-    def _validate_on(self, entries: Sequence[Entry]) -> Validation | None:
-        """None without such episodes, or samples of them."""
-        if not entries:
-            return None
-        source = self._read(entries)
-        if not len(source):
-            if self.is_main:
-                logger.warning(
-                    "validation: skipped: none of its %d episodes has a whole chunk of %d steps",
-                    len(entries),
-                    self._config.horizon,
-                )
-            return None
-        settings, names = self._settings, self._data.embodiment.action.names
-        size = settings.batch_size // settings.accumulate
-        return Validation(source, self._statistics, names, settings.val_samples, size)
-
-    def _begin(self) -> None:
-        settings = self._settings
-        if not settings.resume and (settings.out / STATE).is_dir():
-            raise ValueError(
-                f"out: expected a new folder, {settings.out} holds a run: --resume continues it"
-            )
-        self._processes.wait()
-        if self.is_main:
-            record.write(settings)
-        if settings.resume:
-            self._trainer.restore()
-
-    def _estimated(self) -> int:
-        tokens = len(self._source.prompt(0)) + len(self._source.target(0))
-        world = self._processes.world
-        return memory.estimate_bytes(self._learner, self._settings, tokens, world)
-
-    @property
-    def _total_parameters(self) -> int:
-        return sum(count for count, _ in self._num_parameters)
+        validation = self._validation
+        validate = None if validation is None else (lambda: validation.run(learner))
+        call = processes.prepare(learner, learner.layers(), METHODS)
+        return Trainer(
+            learner,
+            call,
+            losses=Losses._fields,
+            optimizers=optimizer.build(learner, settings.optimizer, settings.rates),
+            schedule=settings.schedule,
+            batches=batches,
+            hooks=Hooks(validate=validate, export=self._export, is_stopped=is_stopped),
+            processes=processes,
+        )
 
     def _export(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """All processes must call it: their parts are put together."""
-        state, settings = full(lora.merged(self._learner.model)), self._settings
-        shares: dict[str, float] = {}
+        """All processes must call it: sharded weights are gathered."""
+        state, settings = full(lora.merged(self.learner.model)), self._settings
+        results: dict[str, float] = {}
         if self.is_main:
-            is_last = step == settings.steps
-            name = CHECKPOINT if is_last else f"{CHECKPOINTS}/step_{step}"
-            model = export.rebuild(self._config, state, DTYPES[settings.export_dtype])
-            folder, tokenizer, fast = settings.out / name, self._tokenizer, self._fast
-            card = self._card(step, metrics, folder)
-            export.export(folder, model, tokenizer, fast, self._data, self._statistics, card)
+            name = CHECKPOINT if step == settings.steps else f"{CHECKPOINTS}/step_{step}"
+            folder = settings.out / name
+            dtype = DTYPES[settings.export_dtype]
+            model = export.rebuild(self.material.config, state, dtype)
+            export.export(folder, model, self.material, self._card(step, metrics))
             if settings.trials is not None:
-                shares = closed_loop.run(settings.trials, folder)
+                results = closed_loop.run(settings.trials, folder)
         self._processes.wait()
-        return shares
+        return results
 
-    def _card(self, step: int, metrics: dict[str, float], folder: Path) -> dict[str, Any]:
+    def _card(self, step: int, metrics: dict[str, float]) -> dict[str, Any]:
+        material = self.material
         return {
-            "description": f"{self._config.kind} fine-tuned on {self._data.embodiment.name}",
+            "description": f"{material.config.kind} fine-tuned on "
+            f"{material.dataset.embodiment.name}",
             "step": step,
             "samples": step * self._settings.batch_size,
             "metrics": metrics,
-            "bags": export.bags(self._entries, folder),
+            "bags": export.bags(material.entries),
             "settings": self._settings.to_json(),
             "git_revision": git_revision(),
             "torch": torch.__version__,
@@ -230,20 +183,16 @@ class Run:
         }
 
 
-def _is_flow_alone(settings: Settings) -> bool:
-    """The flow head reads nothing behind the last keys and values of the backbone."""
-    heads = checkpoint.load_config(settings.init).heads
-    return settings.heads == "flow" or heads == ("flow",)
-
-
-def _learner(settings: Settings, device: torch.device) -> Learner:
-    """On the CPU, its trained weights in float32."""
+def make_learner(settings: Settings, device: torch.device) -> Learner:
+    """The network of `init` on the CPU, its trained weights in float32."""
     torch.manual_seed(settings.seed)
     model = checkpoint.load(settings.init, torch.device("cpu"), torch.float32)
     is_bf16 = settings.precision == "bf16" or (
         settings.precision == "auto" and device.type == "cuda"
     )
-    learner = Learner(model, settings.heads, settings.keyframe_weight, is_bf16)
+    learner = Learner(
+        model, settings.heads, keyframe_weight=settings.keyframe_weight, is_bf16=is_bf16
+    )
     if settings.lora_rank:
         lora.add(model, settings.lora_rank, learner.learns_tokens)
         for parameter in model.parameters():
@@ -254,24 +203,45 @@ def _learner(settings: Settings, device: torch.device) -> Learner:
     return learner
 
 
-def _fast(settings: Settings, config: NoraConfig) -> FastTokenizer | None:
-    """Of the option, else of the checkpoint; None for a network without token head."""
-    if config.token_head is None:
+def peak_bytes(device: torch.device) -> int:
+    """The most memory used so far: allocated on a GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _limit_threads(num_threads: int) -> None:
+    if num_threads:
+        torch.set_num_threads(num_threads)
+        threadpool_limits(num_threads)
+
+
+def _require_new_folder(settings: Settings) -> None:
+    if not settings.resume and (settings.out / STATE).is_dir():
+        raise ValueError(f"out: {settings.out} already holds a run; --resume continues it")
+
+
+def _is_flow_alone(settings: Settings, config: NoraConfig) -> bool:
+    """The flow head reads nothing after the last keys and values of the backbone."""
+    return settings.heads == "flow" or config.heads == ("flow",)
+
+
+def _validation(settings: Settings, material: Material) -> Validation | None:
+    if material.validation is None:
         return None
-    if settings.fast is None:
-        return checkpoint.load_fast(settings.init, config)
-    found = FastTokenizer.load(settings.fast)
-    if found.vocab_size > config.num_action_tokens:
-        raise ValueError(
-            f"fast: expected at most {config.num_action_tokens} tokens, got {found.vocab_size}"
-        )
-    return found
+    return Validation(
+        material.validation,
+        material.statistics,
+        material.dataset.embodiment.action.names,
+        num_samples=settings.val_samples,
+        batch_size=settings.batch_size // settings.accumulate,
+    )
 
 
 def _finish_trials(protocol: str, out: Path, step: int) -> None:
-    """Those of the last checkpoint, if the run was interrupted in them or had none."""
+    """Run those of the last checkpoint, if the run was interrupted in them or had none."""
     if any(row["kind"] == "trials" and row["step"] == step for row in log.read(out)):
         return
-    shares = closed_loop.run(protocol, out / CHECKPOINT)
+    results = closed_loop.run(protocol, out / CHECKPOINT)
     with closing(log.Log(out, step)) as rows:
-        rows.write(step, "trials", shares)
+        rows.write(step, "trials", results)

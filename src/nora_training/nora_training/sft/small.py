@@ -54,7 +54,7 @@ def write(settings: Settings) -> Nora15:
     tokenizer = untrained.make_tokenizer(
         [*instructions, PROMPT_HEAD, PROMPT_TAIL], NUM_ACTION_TOKENS
     )
-    fast = vocabulary.fit(dataset, entries, statistics, HORIZON, NUM_ACTION_TOKENS)
+    fast = vocabulary.fit(dataset, entries, statistics, horizon=HORIZON, size=NUM_ACTION_TOKENS)
     return untrained.write(
         settings.out,
         config=untrained.make_config(

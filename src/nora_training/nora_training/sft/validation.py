@@ -1,4 +1,4 @@
-"""How good the policy is on episodes it has not seen, in physical units.
+"""Errors of the policy on the validation episodes, in physical units.
 
 Legend: B batch, T chunk step, A action dim.
 """
@@ -12,7 +12,7 @@ import torch
 
 from nora_core.normalization import Statistics, denormalize
 from nora_training.data.alignment import Int64
-from nora_training.sft.batches import Source
+from nora_training.sft.examples import Examples
 from nora_training.sft.losses import Learner
 
 FLOW_STEPS = 5
@@ -21,26 +21,27 @@ NOISE_SEED = 0
 
 
 class Validation:
-    """The same samples every time, spread evenly over those of `source`."""
+    """Measures the same samples every time, spread evenly over those of `examples`."""
 
     def __init__(
         self,
-        source: Source,
+        examples: Examples,
         statistics: Statistics,
         names: tuple[str, ...],
+        *,
         num_samples: int,
         batch_size: int,
     ) -> None:
-        self._source, self._statistics, self._names = source, statistics, names
+        self._examples, self._statistics, self._names = examples, statistics, names
         self._batch_size = batch_size
-        count = min(num_samples, len(source))
-        self._indices = np.arange(count) * len(source) // max(count, 1)
+        count = min(num_samples, len(examples))
+        self._indices = np.arange(count) * len(examples) // max(count, 1)
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def run(self, learner: Learner) -> dict[str, float]:
-        """Names of metrics and their values: `l1_x` ... in m, rad; shares of right answers."""
+        """Metrics by name: `l1_x` ... in m and rad; accuracies as fractions."""
         learner.eval()
         metrics: dict[str, float] = {}
         if learner.learns_flow:
@@ -55,11 +56,11 @@ class Validation:
         random = torch.Generator().manual_seed(NOISE_SEED)
         gripper = self._names.index("gripper")
         for index_B in self._batches():
-            inputs, _ = self._source.inputs(index_B, has_target=False)
-            normalised_BTA, is_real_BT = self._source.chunks(index_B)
+            inputs, _ = self._examples.inputs(index_B, has_target=False)
+            normalised_BTA, is_real_BT = self._examples.samples.chunks(index_B)
             noise_BTA = torch.randn(normalised_BTA.shape, generator=random)
             got_BTA = learner.predict(inputs, noise_BTA, FLOW_STEPS).numpy()
-            wanted_BTA = self._source.physical(index_B)
+            wanted_BTA = self._examples.samples.physical(index_B)
             actions_BTA = denormalize(got_BTA, self._statistics)
             errors.append(np.abs(actions_BTA - wanted_BTA)[is_real_BT])
             is_open_BT = actions_BTA[..., gripper] > IS_OPEN
@@ -69,10 +70,10 @@ class Validation:
         return {**metrics, "gripper_accuracy": float(np.concatenate(is_right).mean())}
 
     def _tokens(self, learner: Learner) -> dict[str, float]:
-        """Of each next token, after the right ones before it."""
+        """Next-token metrics, given the recorded tokens before each one."""
         found = []
         for index_B in self._batches():
-            found.append(learner.next_tokens(*self._source.inputs(index_B, has_target=True)))
+            found.append(learner.next_tokens(*self._examples.inputs(index_B, has_target=True)))
         losses, is_right = (torch.cat(parts) for parts in zip(*found, strict=True))
         if not len(losses):
             return {}

@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal (K. Jordan et al., 2024).
 
-As `torch.optim.Muon`, but matrices of one shape are worked on together, and on a CPU in float32:
-the bfloat16 of torch takes ten times as long there.
+Same as `torch.optim.Muon`, but matrices of one shape are processed together, and in float32 on a
+CPU, where the bfloat16 of torch takes ten times as long.
 
 Legend: N matrices, R rows, C columns.
 """
@@ -24,6 +24,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[dict[str, Any]],
+        *,
         lr: float,
         weight_decay: float,
         momentum: float = 0.95,

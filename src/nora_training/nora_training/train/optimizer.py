@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from nora_training.sft.settings import Settings
 from nora_training.train.muon import Muon
 from nora_training.train.parallel import fill
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 PEAK = "peak"  # learning rate of a group at the top of the schedule
 INSIDE = (".layers.", ".blocks.")
+
+Kind = Literal["adamw", "muon"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Peak learning rates of AdamW and Muon, and the weight decay of matrices."""
+
+    lr: float
+    muon_lr: float
+    weight_decay: float
 
 
 def factor(step: int, steps: int, warmup: int) -> float:
@@ -26,31 +37,31 @@ def factor(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
-def build(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+def build(model: nn.Module, kind: Kind, rates: Rates) -> list[torch.optim.Optimizer]:
     """AdamW alone, or Muon for the matrices inside of layers and AdamW for the rest.
 
     Raises:
-        ValueError: nothing is to be trained.
+        ValueError: no parameter is to be trained.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
-        raise ValueError("parameters: expected some to train, got none")
-    matrices = {name for name in trained if settings.optimizer == "muon" and _is_inside(name)}
+        raise ValueError("parameters: none of the network is to be trained")
+    matrices = {name for name in trained if kind == "muon" and _is_inside(name)}
     matrices = {name for name in matrices if trained[name].ndim == 2}
     rest = [p for name, p in trained.items() if name not in matrices]
-    decayed = [p for p in rest if p.ndim > 1], settings.weight_decay
+    decayed = [p for p in rest if p.ndim > 1], rates.weight_decay
     others = [p for p in rest if p.ndim <= 1], 0.0
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": decay, PEAK: settings.lr}
+        {"params": parameters, "weight_decay": decay, PEAK: rates.lr}
         for parameters, decay in (decayed, others)
         if parameters
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if groups:
-        optimizers.append(torch.optim.AdamW(groups, settings.lr, BETAS, EPS))
+        optimizers.append(torch.optim.AdamW(groups, rates.lr, BETAS, EPS))
     if matrices:
-        inside = {"params": [trained[n] for n in trained if n in matrices], PEAK: settings.muon_lr}
-        optimizers.append(Muon([inside], settings.muon_lr, settings.weight_decay))
+        inside = {"params": [trained[n] for n in trained if n in matrices], PEAK: rates.muon_lr}
+        optimizers.append(Muon([inside], lr=rates.muon_lr, weight_decay=rates.weight_decay))
     return optimizers
 
 

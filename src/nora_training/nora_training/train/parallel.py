@@ -1,26 +1,27 @@
-"""One process or many: DDP and FSDP2.
+"""Training in one process or in many, with DDP or FSDP2.
 
-Started by `accelerate launch` or `torchrun`; alone, all of this does nothing.
+`accelerate launch` or `torchrun` start many; in a single process these functions do nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from nora_training.sft.losses import Learner
-
 Parallel = Literal["ddp", "fsdp"]
-METHODS = ("predict", "next_tokens")  # called beside `forward`
+# The other processes wait for the first while it runs trials, which can take hours. The default
+# of NCCL would end them after 10 minutes.
+TIMEOUT = timedelta(days=7)
 
 
 class Processes:
@@ -33,21 +34,20 @@ class Processes:
     """
 
     def __init__(
-        self,
-        parallel: Literal["ddp", "fsdp"],
-        device: Literal["auto", "cpu", "cuda"],
-        has_unused: bool,
+        self, parallel: Parallel, device: Literal["auto", "cpu", "cuda"], *, has_unused: bool
     ) -> None:
         has_cuda = torch.cuda.is_available()
         if device == "cuda" and not has_cuda:
-            raise ValueError("device: expected a CUDA GPU, got none; use auto or cpu")
+            raise ValueError("device: there is no CUDA GPU; use auto or cpu")
         ddp = DistributedDataParallelKwargs(find_unused_parameters=has_unused)
         self._accelerator = Accelerator(
-            cpu=device == "cpu" or not has_cuda, mixed_precision="no", kwargs_handlers=[ddp]
+            cpu=device == "cpu" or not has_cuda,
+            mixed_precision="no",
+            kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
         self._is_sharded = parallel == "fsdp"
         if self._is_sharded and self.world == 1:
-            raise ValueError("parallel: expected several processes for fsdp (torchrun), got one")
+            raise ValueError("parallel: fsdp needs several processes; start them with torchrun")
 
     @property
     def rank(self) -> int:
@@ -66,28 +66,31 @@ class Processes:
         device: torch.device = self._accelerator.device
         return device
 
-    def prepare(self, learner: Learner) -> nn.Module:
-        """On the device, and what to call instead of `learner` in training.
+    def prepare(
+        self, module: nn.Module, layers: Sequence[nn.Module], methods: Sequence[str]
+    ) -> nn.Module:
+        """Move `module` to the device and return what to call instead of it in training.
 
-        FSDP2 comes from torch itself: accelerate offers it on GPUs only.
+        `layers` are sharded one by one; `methods` are called besides `forward`. FSDP2 comes from
+        torch itself: accelerate offers it on GPUs only.
         """
         if not self._is_sharded:
-            wrapped: nn.Module = self._accelerator.prepare_model(learner)
+            wrapped: nn.Module = self._accelerator.prepare_model(module)
             return wrapped
-        learner.to(self.device)
+        module.to(self.device)
         mesh = init_device_mesh(self.device.type, (self.world,))
-        for layer in learner.layers():
+        for layer in layers:
             fully_shard(layer, mesh=mesh)
-        # By default the root stays whole until a backward pass: after one that validates averaged
+        # By default the root stays unsharded until a backward pass: after a validation of averaged
         # weights, the next step would train those.
-        fully_shard(learner, mesh=mesh, reshard_after_forward=True)
-        for name in METHODS:
-            register_fsdp_forward_method(learner, name)
-        return learner
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        for name in methods:
+            register_fsdp_forward_method(module, name)
+        return module
 
     @contextmanager
     def accumulate(self, wrapped: nn.Module) -> Iterator[None]:
-        """Gradients within are not exchanged yet."""
+        """Within the block gradients are not exchanged between processes."""
         if isinstance(wrapped, FSDPModule):
             wrapped.set_requires_gradient_sync(False)
             yield
@@ -97,38 +100,38 @@ class Processes:
                 yield
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
-        """Over the processes, on the CPU."""
+        """Sum over the processes, on the CPU."""
         if self.world == 1:
             return x
         total: torch.Tensor = self._accelerator.reduce(x.to(self.device, copy=True), "sum")
         return total.cpu()
 
     def any(self, flag: bool) -> bool:
-        """Whether it is set in one of them."""
+        """Whether it is set in one of the processes."""
         return bool(self.sum(torch.tensor(float(flag))) > 0)
 
     def each(self, number: int) -> list[int]:
-        """That of every process, by rank."""
+        """The numbers of all processes, by rank."""
         numbers = torch.zeros(self.world, dtype=torch.int64)
         numbers[self.rank] = number
         return [int(x) for x in self.sum(numbers)]
 
     def wait(self) -> None:
-        """For all the others."""
+        """Block until every process is here."""
         self._accelerator.wait_for_everyone()
 
     def end(self) -> None:
-        """Leave the others; nothing can be exchanged afterwards."""
+        """Leave the process group; nothing can be exchanged afterwards."""
         self._accelerator.end_training()
 
 
 def is_first() -> bool:
-    """Before there are `Processes`: what torchrun and `accelerate launch` say."""
+    """Whether torchrun or `accelerate launch` started this process as the first one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def full(x: Any) -> Any:
-    """`x` with every tensor that is spread over processes put together; all must call it."""
+    """`x` with every sharded tensor gathered; all processes must call it."""
     if isinstance(x, DTensor):
         return x.full_tensor()
     if isinstance(x, dict):
@@ -140,12 +143,12 @@ def full(x: Any) -> Any:
 
 @torch.no_grad()
 def fill(parameter: torch.Tensor, value: torch.Tensor) -> None:
-    """Copy a whole tensor into what may be spread over processes."""
+    """Copy a full tensor into a parameter that may be sharded."""
     parameter.copy_(_like(value, parameter))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """`saved` holds whole tensors."""
+    """Restore an optimizer state of full tensors, sharding them where needed."""
     optimizer.load_state_dict(saved)
     for group in optimizer.param_groups:
         for parameter in group["params"]:

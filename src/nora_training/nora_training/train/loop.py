@@ -1,20 +1,18 @@
-"""The loop: batches, gradients, optimizer steps, and what happens between them."""
+"""The loop of every trainer: batches, gradients, optimizer steps, logs, states, exports."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from tqdm import tqdm
+from torch import nn
 
-from nora_training.sft.batches import Batch, Batches
-from nora_training.sft.losses import Learner, Losses
-from nora_training.sft.settings import Settings
-from nora_training.sft.validation import Validation
+from nora_core.progress import progress
 from nora_training.train import optimizer as optimizers
 from nora_training.train import state as states
 from nora_training.train.log import Log
@@ -28,37 +26,79 @@ MIN_INTERVAL_S = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Stopped(Exception):
-    """Training was asked to stop and can be continued after `step` steps."""
+    """Training was asked to stop and can be resumed after `step` steps."""
 
     step: int
 
 
-class Trainer:
-    """Trains `learner` on `batches`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long a run trains and what it does on the way; `out` is its folder.
 
-    `export(step, metrics)` writes a checkpoint with the weights that the learner then has, and
-    tells how it did in trials, if there were any.
-    `is_stopped()` is asked after every step; the state is saved before `Stopped` is raised.
+    The learning rate rises over `warmup` steps and falls to zero in a cosine. `clip` limits the
+    norm of the gradients. `ema` is the decay of the averaged weights, 0 for none. `..._every` are
+    in optimizer steps; 0 means only after the last one. `batch_size` is of one optimizer step.
+    """
+
+    out: Path
+    steps: int
+    batch_size: int
+    lr: float
+    warmup: int
+    clip: float
+    ema: float
+    log_every: int
+    save_every: int
+    val_every: int
+    export_every: int
+
+
+class Batches(Protocol):
+    """What is trained on, by step; each step is a sequence of parts."""
+
+    def run(self, start: int, end: int) -> Iterable[Sequence[Any]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What a particular kind of training does between steps.
+
+    `validate()` returns metrics; None: there is nothing to validate on. `export(step, metrics)`
+    writes a checkpoint with the weights that the module has at that moment and returns the
+    results of its trials, if there were any. `is_stopped()` is asked after every step; the state
+    is saved before `Stopped` is raised.
+    """
+
+    validate: Callable[[], dict[str, float]] | None
+    export: Callable[[int, dict[str, float]], dict[str, float]]
+    is_stopped: Callable[[], bool]
+
+
+class Trainer:
+    """Trains `module` on `batches`.
+
+    `call` is what `Processes.prepare` returned for `module`: it takes a part of a batch and
+    returns its losses, a tuple of scalars named by `losses`, whose `total` is minimised.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        learner: Learner,
+        module: nn.Module,
+        call: nn.Module,
+        *,
+        losses: tuple[str, ...],
+        optimizers: list[torch.optim.Optimizer],
+        schedule: Schedule,
         batches: Batches,
-        validation: Validation | None,
-        export: Callable[[int, dict[str, float]], dict[str, float]],
-        is_stopped: Callable[[], bool],
+        hooks: Hooks,
         processes: Processes,
     ) -> None:
-        self._settings, self._learner, self._batches = settings, learner, batches
-        self._validation, self._export, self._is_stopped = validation, export, is_stopped
-        self._processes = processes
-        self._call = processes.prepare(learner)
-        self._optimizers = optimizers.build(learner, settings)
-        self._average = Average(learner, settings.ema) if settings.ema else None
+        self._module, self._call, self._losses = module, call, losses
+        self._schedule, self._batches, self._hooks = schedule, batches, hooks
+        self._processes, self._optimizers = processes, optimizers
+        self._average = Average(module, schedule.ema) if schedule.ema else None
         self._step, self._wall_s = 0, 0.0
-        self._sums, self._logged_step = torch.zeros(len(Losses._fields) + 1), 0
+        self._sums, self._logged_step = torch.zeros(len(losses) + 1), 0
         self._metrics: dict[str, float] = {}
 
     @property
@@ -71,24 +111,26 @@ class Trainer:
         return self._step
 
     def restore(self) -> None:
-        """Go on from the newest state of the run, if there is one.
+        """Continue from the newest state of the run, if there is one.
 
         Raises:
-            ValueError: it is that of another network, or not that of the other processes.
+            ValueError: it is of another network, or differs between the processes.
         """
-        found = states.load(self._settings.out / STATE)
+        found = states.load(self._schedule.out / STATE)
         steps = self._processes.each(0 if found is None else found.step)
         if len(set(steps)) > 1:
             raise ValueError(
-                f"{self._settings.out}: expected the same state in every process, got those after "
-                f"steps {steps}: --out must be on a disk that all machines share"
+                f"{self._schedule.out}: the processes find different states, those after steps "
+                f"{steps}: --out must be on a disk that all machines share"
             )
         if found is None:
             return
         parameters = self._trained()
         if parameters.keys() != found.weights.keys():
             differing = sorted(parameters.keys() ^ found.weights.keys())
-            raise ValueError(f"{self._settings.out}: state of another network: {differing[:3]}")
+            raise ValueError(
+                f"{self._schedule.out}: its state is of another network: {differing[:3]}"
+            )
         for name, parameter in parameters.items():
             fill(parameter, found.weights[name])
         if self._average is not None and found.average is not None:
@@ -105,61 +147,60 @@ class Trainer:
         """Train to the end and write the last checkpoint; the metrics of the last validation.
 
         Raises:
-            Stopped: it was asked to.
+            Stopped: `is_stopped` said so.
             RuntimeError: the loss or the gradients are not finite.
         """
-        settings, start = self._settings, self._step
-        self._learner.train()
+        schedule, start = self._schedule, self._step
+        self._module.train()
         begin = time.perf_counter()
         wall_s, since = self._wall_s, (begin, start)
         is_main = self._processes.is_main
-        hidden = None if is_main else True  # None: where there is no terminal
         with ExitStack() as stack:
-            log = stack.enter_context(closing(Log(settings.out, start))) if is_main else None
+            log = stack.enter_context(closing(Log(schedule.out, start))) if is_main else None
             bar = stack.enter_context(
-                tqdm(total=settings.steps, initial=start, unit="step", disable=hidden)
+                progress(schedule.steps, "step", initial=start, is_hidden=not is_main)
             )
-            for parts in self._batches.run(start, settings.steps):
+            for parts in self._batches.run(start, schedule.steps):
                 self._update(parts)
                 self._wall_s = wall_s + time.perf_counter() - begin
                 bar.update()
-                if self._is_due(settings.log_every):
+                if self._is_due(schedule.log_every):
                     row = self._row(since)
                     since = (time.perf_counter(), self._step)
                     bar.set_postfix(loss=f"{row['total']:.4f}")
                     _write(log, self._step, "train", row)
                 self._between(log)
-            return {**self._metrics, **self._try_out(log)}
+            return {**self._metrics, **self._export(log)}
 
     def _between(self, log: Log | None) -> None:
-        """What is due after a step. The state is saved last, so that nothing is done twice."""
-        settings = self._settings
-        if self._is_due(settings.val_every):
+        """Whatever is due after a step. The state is saved last, so that nothing is repeated."""
+        schedule = self._schedule
+        if self._is_due(schedule.val_every):
             self._validate(log)
-        is_last = self._step == settings.steps
-        if not is_last and settings.export_every and self._step % settings.export_every == 0:
-            self._try_out(log)
-        is_asked = self._processes.any(self._is_stopped())
+        is_last = self._step == schedule.steps
+        if not is_last and schedule.export_every and self._step % schedule.export_every == 0:
+            self._export(log)
+        is_asked = self._processes.any(self._hooks.is_stopped())
         is_stopped = is_asked and not is_last
-        if is_stopped or self._is_due(settings.save_every):
+        if is_stopped or self._is_due(schedule.save_every):
             self.save()
         if is_stopped:
             raise Stopped(self._step)
 
-    def _update(self, parts: Sequence[Batch]) -> None:
-        settings = self._settings
-        share = optimizers.factor(self._step, settings.steps, settings.warmup)
+    def _update(self, parts: Sequence[Any]) -> None:
+        schedule = self._schedule
+        share = optimizers.factor(self._step, schedule.steps, schedule.warmup)
         optimizers.set_rate(self._optimizers, share)
         for number, part in enumerate(parts, start=1):
             is_last = number == len(parts)
             with nullcontext() if is_last else self._processes.accumulate(self._call):
                 losses = self._call(part)
-                # Gradients are averaged over the processes, but each has its part of a sum.
+                # Gradients are averaged over processes, but each process computes a part of a sum.
                 (losses.total * self._processes.world).backward()
             self._sums[:-1] += torch.stack([x.detach().float() for x in losses]).cpu()
         norm = full(
             torch.nn.utils.clip_grad_norm_(
-                self._learner.parameters(), settings.clip, error_if_nonfinite=True
+                self._module.parameters(), schedule.clip, error_if_nonfinite=True
             )
         )
         self._sums[-1] += float(norm) / self._processes.world
@@ -172,27 +213,25 @@ class Trainer:
 
     def _row(self, since: tuple[float, int]) -> dict[str, float]:
         """Means since the last row, and rates."""
-        settings, (then, step) = self._settings, since
+        schedule, (then, step) = self._schedule, since
         means = (self._processes.sum(self._sums) / (self._step - self._logged_step)).tolist()
         self._sums.zero_()
         self._logged_step = self._step
-        row = dict(zip((*Losses._fields, "gradient_norm"), means, strict=True))
-        row["lr"] = settings.lr * optimizers.factor(
-            self._step - 1, settings.steps, settings.warmup
+        row = dict(zip((*self._losses, "gradient_norm"), means, strict=True))
+        row["lr"] = schedule.lr * optimizers.factor(
+            self._step - 1, schedule.steps, schedule.warmup
         )
         elapsed = max(time.perf_counter() - then, MIN_INTERVAL_S)
-        row["samples_per_s"] = (self._step - step) * settings.batch_size / elapsed
+        row["samples_per_s"] = (self._step - step) * schedule.batch_size / elapsed
         return row
 
     def _validate(self, log: Log | None) -> None:
-        validation = self._validation
-        if validation is None:
-            return
-        self._metrics = self._with_average(lambda: validation.run(self._learner))
-        _write(log, self._step, "val", self._metrics)
+        if self._hooks.validate is not None:
+            self._metrics = self._with_average(self._hooks.validate)
+            _write(log, self._step, "val", self._metrics)
 
     def _with_average(self, call: Callable[[], Any]) -> Any:
-        """`call()` while the learner has the averaged weights, if there are any."""
+        """`call()` while the module has the averaged weights, if they are kept."""
         if self._average is None:
             return call()
         self._average.swap()
@@ -201,9 +240,9 @@ class Trainer:
         finally:
             self._average.swap()
 
-    def _try_out(self, log: Log | None) -> dict[str, float]:
+    def _export(self, log: Log | None) -> dict[str, float]:
         shares: dict[str, float] = self._with_average(
-            lambda: self._export(self._step, self._metrics)
+            lambda: self._hooks.export(self._step, self._metrics)
         )
         if shares:
             _write(log, self._step, "trials", shares)
@@ -221,15 +260,15 @@ class Trainer:
         moments = [full(optimizer.state_dict()) for optimizer in self._optimizers]
         state = State(self._step, full(self._trained()), average, moments, progress)
         if self._processes.is_main:
-            states.save(self._settings.out / STATE, state)
+            states.save(self._schedule.out / STATE, state)
         self._processes.wait()
 
     def _trained(self) -> dict[str, torch.Tensor]:
-        return {n: p.detach() for n, p in self._learner.named_parameters() if p.requires_grad}
+        return {n: p.detach() for n, p in self._module.named_parameters() if p.requires_grad}
 
     def _is_due(self, every: int) -> bool:
         """Every so many steps, and after the last."""
-        return self._step == self._settings.steps or (every > 0 and self._step % every == 0)
+        return self._step == self._schedule.steps or (every > 0 and self._step % every == 0)
 
 
 def _write(log: Log | None, step: int, kind: str, values: dict[str, float]) -> None:

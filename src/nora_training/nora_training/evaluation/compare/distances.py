@@ -1,4 +1,4 @@
-"""How far the answers of policies are from what was done, and from each other.
+"""Differences between the answers of policies and the demonstrations, and between policies.
 
 Legend: P policies, N samples, T chunk step, A action dim (the gripper's opening last).
 """
@@ -28,10 +28,10 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Between two sets of chunks, over what is real.
+    """Between two sets of chunks, over real steps.
 
     `first_A`, `chunk_A`: mean absolute difference, m, rad and opening, of the first step and of
-    all steps. `gripper`: share of all steps with the gripper open in both or closed in both.
+    all steps. `gripper`: fraction of steps with the gripper open in both or closed in both.
     """
 
     first_A: Float64
@@ -39,12 +39,12 @@ class Distance:
     gripper: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Of several policies with what was done, and with each other.
+    """Several policies compared with the demonstrations and with each other.
 
-    `to_done` by policy, `still` of one that does not move and keeps the gripper open, `between` by
-    pair of policies, `seconds` the times by policy, (N,).
+    `to_done`: from the demonstrations, by policy; `still`: the same for no motion with the gripper
+    open. `between`: by pair of policies. `seconds`: inference times (N,) by policy.
     """
 
     num_samples: int
@@ -58,7 +58,7 @@ class Comparison:
     def of(
         cls, answers: Sequence[Answers], done_NTA: Float64, is_real_NT: NDArray[np.bool_]
     ) -> Comparison:
-        """`answers` may have longer chunks than what was done; the rest is not looked at."""
+        """Steps of `answers` past the length of the demonstrated chunks are ignored."""
         horizon = done_NTA.shape[1]
         short = {answer.name: answer.actions_NTA[:, :horizon] for answer in answers}
         still_NTA = np.zeros_like(done_NTA)
@@ -77,18 +77,18 @@ class Comparison:
 
 
 def distance(a_NTA: Float64, b_NTA: Float64, is_real_NT: NDArray[np.bool_]) -> Distance:
-    """Symmetric; steps behind the end of an episode do not count.
+    """Symmetric; steps past the end of an episode do not count.
 
     Raises:
         ValueError: the shapes differ, or no step is real.
     """
     if a_NTA.shape != b_NTA.shape or a_NTA.shape[:2] != is_real_NT.shape:
         raise ValueError(
-            f"distance: expected equal shapes, got {a_NTA.shape}, {b_NTA.shape} and "
-            f"{is_real_NT.shape} of what is real"
+            f"distance: shapes must be equal, got {a_NTA.shape}, {b_NTA.shape} and the mask "
+            f"{is_real_NT.shape}"
         )
     if not is_real_NT[:, 0].any():
-        raise ValueError("distance: expected real steps, got none")
+        raise ValueError("distance: no step is real")
     difference_NTA = np.abs(a_NTA - b_NTA)
     is_same_NT = (a_NTA[..., -1] > OPEN) == (b_NTA[..., -1] > OPEN)
     return Distance(

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, with a plot."""
+"""A comparison of policies as Markdown tables and a plot."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import matplotlib
 import numpy as np
 
 from nora_core.types import Float64
-from nora_training.evaluation.compare.comparison import Comparison, Distance
+from nora_training.evaluation.compare.distances import Comparison, Distance
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 UNITS = (*["mm"] * 3, *["mrad"] * 3, "opening")
+VISIBLE = 1e-6  # m or rad
 SCALE = np.array([*[1e3] * 6, 1.0])
-STILL = "standing still, open"
+STILL = "no motion, gripper open"
 
 
 def write_report(folder: Path, comparison: Comparison, names: tuple[str, ...]) -> str:
@@ -26,8 +27,9 @@ def write_report(folder: Path, comparison: Comparison, names: tuple[str, ...]) -
     text = "\n\n".join(
         [
             f"# {len(comparison.to_done)} policies on {comparison.num_samples} recorded images",
-            "Mean absolute difference to what was done, of the first step of a chunk and of its "
-            f"{comparison.horizon} steps; what lies behind the end of an episode does not count.",
+            "Mean absolute difference from the demonstrated actions, of the first step of a chunk "
+            f"and of its {comparison.horizon} steps. Steps past the end of an episode "
+            "are left out.",
             _table("first step", names, {name: row.first_A for name, row in rows.items()}),
             _table("whole chunk", names, {name: row.chunk_A for name, row in rows.items()}),
             _gripper(rows),
@@ -50,7 +52,7 @@ def _table(title: str, names: tuple[str, ...], values: dict[str, Float64]) -> st
 
 
 def _gripper(rows: dict[str, Distance]) -> str:
-    lines = ["| gripper | open or closed as it was |", "|---|---|"]
+    lines = ["| gripper | open or closed as demonstrated |", "|---|---|"]
     lines += [f"| {name} | {row.gripper:.1%} |" for name, row in rows.items()]
     return "\n".join(lines)
 
@@ -66,7 +68,7 @@ def _between(names: tuple[str, ...], pairs: dict[str, Distance]) -> list[str]:
 
 
 def _latency(seconds: dict[str, Float64]) -> str:
-    lines = ["| inference | p50 | p95 | of the first |", "|---|---|---|---|"]
+    lines = ["| inference | p50 | p95 | relative to the first |", "|---|---|---|---|"]
     reference = None
     for name, seconds_N in seconds.items():
         p50, p95 = np.percentile(seconds_N, (50, 95))
@@ -76,23 +78,38 @@ def _latency(seconds: dict[str, Float64]) -> str:
 
 
 def _plot(path: Path, comparison: Comparison, names: tuple[str, ...]) -> None:
+    """One panel per unit; dimensions that differ nowhere get no bars, panels without bars go."""
     rows = {**comparison.to_done, STILL: comparison.still}
+    differs_A = np.any([row.chunk_A > VISIBLE for row in rows.values()], axis=0)
+    panels = [
+        (unit, [i for i, of in enumerate(UNITS) if of == unit and differs_A[i]])
+        for unit in ("mm", "mrad")
+    ]
+    panels = [(unit, dims) for unit, dims in panels if dims]
     figure, axes = plt.subplots(
-        1, 3, figsize=(12, 4), layout="constrained", width_ratios=[3, 3, 1.4]
+        1,
+        len(panels) + 1,
+        figsize=(3.5 + 4 * len(panels), 4),
+        layout="constrained",
+        width_ratios=[*(1 + len(dims) for _, dims in panels), 2],
+        squeeze=False,
     )
     width = 0.8 / len(rows)
     for number, (name, row) in enumerate(rows.items()):
         shift = (number - (len(rows) - 1) / 2) * width
         scaled_A = row.chunk_A * SCALE
-        for axis, part in zip(axes[:2], (slice(0, 3), slice(3, 6)), strict=True):
-            axis.bar(np.arange(3) + shift, scaled_A[part], width * 0.9, label=name)
-        axes[2].bar([shift], [row.gripper], width * 0.9)
-    for axis, part, unit in zip(axes[:2], (slice(0, 3), slice(3, 6)), ("mm", "mrad"), strict=True):
-        axis.set(xticks=range(3), xticklabels=names[part], ylabel=f"mean |difference| [{unit}]")
-    axes[2].set(xticks=[0], xticklabels=["gripper as it was"], ylim=(0, 1.02))
-    for axis in axes:
+        for axis, (_, dims) in zip(axes[0], panels, strict=False):
+            axis.bar(np.arange(len(dims)) + shift, scaled_A[dims], width * 0.9, label=name)
+        bars = axes[0, -1].bar([shift], [row.gripper], width * 0.9, label=name)
+        axes[0, -1].bar_label(bars, fmt="{:.0%}", fontsize="small")
+    for axis, (unit, dims) in zip(axes[0], panels, strict=False):
+        axis.set(xticks=range(len(dims)), xticklabels=[names[i] for i in dims])
+        axis.set_ylabel(f"mean |difference| [{unit}]")
+    axes[0, -1].set(xticks=[0], xticklabels=["gripper as demonstrated"], ylim=(0, 1.1))
+    for axis in axes[0]:
         axis.grid(axis="y", alpha=0.3)
-    axes[0].legend(fontsize="small")
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=3)
     figure.suptitle(f"{comparison.num_samples} recorded images, chunks of {comparison.horizon}")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -7,14 +7,14 @@ import logging
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 import tyro
 
+from nora_core.command import INTERRUPTED, run_command
 from nora_training.sft.run import Run, finished
 from nora_training.sft.settings import Settings
-from nora_training.sft.trainer import Stopped
-
-FAILED, INTERRUPTED = 1, 130
+from nora_training.train.loop import Stopped
 
 
 class Stop:
@@ -31,29 +31,28 @@ class Stop:
         self.is_asked = True
 
 
-def main() -> None:
-    """Exit code 0: trained; 1: bad input; 130: stopped, `--resume` goes on."""
+def main() -> NoReturn:
+    """Exit codes as `run_command`; 130 also when the state was saved first."""
     logging.basicConfig(format="%(message)s")
+    run_command(_main, when_interrupted="stopped; --resume goes on from the last saved state")
+
+
+def _main() -> int:
     settings = tyro.cli(Settings, prog="nora-sft")
-    stop = Stop()
-    try:
-        _train(settings, stop)
-    except Stopped as stopped:
-        print(f"\nstopped after step {stopped.step}; add --resume to go on", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        print("\nstopped; --resume goes on from the last saved state", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(FAILED)
-
-
-def _train(settings: Settings, stop: Stop) -> None:
     if card := finished(settings):
         print(f"{settings.out}: finished: {json.dumps(card['metrics'])}")
-        return
-    run = Run(settings, lambda: stop.is_asked)
+        return 0
+    stop = Stop()
+    try:
+        _train(Run(settings, lambda: stop.is_asked))
+    except Stopped as stopped:
+        print(f"\nstopped after step {stopped.step}; add --resume to go on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _train(run: Run) -> None:
+    run.begin()
     if run.is_main:
         print(run.describe())
     metrics = run.train()
