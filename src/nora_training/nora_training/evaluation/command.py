@@ -8,7 +8,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import tyro
 
@@ -38,7 +38,7 @@ class Trials:
         card: write the success rates into the card.json of each checkpoint.
     """
 
-    protocol: tyro.conf.Positional[str]
+    protocol: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PROTOCOL")]]
     out: Path
     workers: int = 0
     folders: dict[str, Path] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from nora_core.embodiment import Embodiment, taught_differences
+from nora_core.embodiment import Embodiment, training_mismatches
 from nora_core.paths import embodiment_file, protocol_file
 from nora_core.trials.protocol import Protocol
 from nora_core.trials.sheet import grouped, has_distractor, is_success
@@ -35,7 +35,7 @@ def check(protocol: str, embodiment: Embodiment, heads: tuple[str, ...]) -> None
     robot = Embodiment.load(embodiment_file(read.embodiment))
     if not robot.is_simulated:
         raise ValueError(f"trials: {protocol} is for {read.embodiment}, which is not simulated")
-    if differences := taught_differences(embodiment, robot):
+    if differences := training_mismatches(embodiment, robot):
         raise ValueError(
             f"trials: {protocol} is for another robot than the data set: {'; '.join(differences)}"
         )

@@ -86,7 +86,7 @@ class Settings:
         seed: of the data order, noise and flow times.
     """
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATASET")]]
     init: Path
     out: Path
     outcomes: tuple[Outcome, ...] = (Outcome.SUCCESS,)

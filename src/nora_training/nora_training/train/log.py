@@ -1,4 +1,4 @@
-"""Numbers of a run: JSON lines, TensorBoard, a plot."""
+"""The numbers of a run as JSON lines, in TensorBoard, and as a plot."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from typing import Any
 
 import matplotlib
 
+from nora_core.files import write_text
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from torch.utils.tensorboard import SummaryWriter
 
 LOG, PLOT, BOARD = "log.jsonl", "losses.png", "tensorboard"
+LOSSES = ("cross_entropy", "flow", "keyframe")  # what is plotted, of the rows that have it
+FEW = 20
 
 
 class Log:
-    """Appends to the log of a run that goes on at step `start`: what came later is dropped."""
+    """Appends to the log of a run that continues at step `start`; later rows are dropped."""
 
     def __init__(self, folder: Path, start: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / LOG
         kept = [row for row in read(folder) if row["step"] <= start]
-        partial = folder / f".{LOG}"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(self._path)
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(folder / BOARD), purge_step=start + 1)
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """`kind`: train or val; `step`: optimizer steps done."""
+        """`kind`: train, val or trials; `step`: optimizer steps done."""
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -41,7 +43,7 @@ class Log:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the log, without a last one that was cut off."""
+    """Rows of the log; a last row that was cut off is ignored."""
     path = folder / LOG
     if not path.is_file():
         return []
@@ -49,19 +51,23 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def plot(folder: Path) -> Path:
-    """Losses over the steps, as a picture beside the log."""
-    rows = read(folder)
+def plot(folder: Path) -> Path | None:
+    """The losses over the steps as a picture beside the log; None when there is none to show.
+
+    A series with few points, such as that of a single validation, is drawn with markers.
+    """
+    rows, series = read(folder), {}
+    for kind in ("train", "val"):
+        for name in LOSSES:
+            points = [(r["step"], r[name]) for r in rows if r["kind"] == kind and r.get(name)]
+            if points:
+                series[f"{kind} {name}"] = points
+    if not series:
+        return None
     figure, axes = plt.subplots(figsize=(8, 5))
-    for kind, name in (
-        ("train", "cross_entropy"),
-        ("train", "flow"),
-        ("train", "keyframe"),
-        ("val", "cross_entropy"),
-    ):
-        points = [(r["step"], r[name]) for r in rows if r["kind"] == kind and r.get(name)]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=f"{kind} {name}", linewidth=1)
+    for label, points in series.items():
+        marker = "o" if len(points) <= FEW else None
+        axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker=marker)
     axes.set(xlabel="optimizer step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nora_core.command import run_command
-from nora_core.embodiment import Embodiment, taught_differences
+from nora_core.embodiment import Embodiment, training_mismatches
 from nora_core.progress import progress
 from nora_core.types import Outcome
 from nora_policy.checkpoints import checkpoint
@@ -48,7 +48,7 @@ class Compare:
         out: folder for the table and the plot.
     """
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATASET")]]
     checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
     heads: tuple[Literal["flow", "fast"], ...] = ("flow",)
     samples: int = 200
@@ -117,7 +117,7 @@ def _horizon(folder: Path, dataset: Dataset, compare: Compare) -> int:
         )
     path = folder / checkpoint.EMBODIMENT
     if path.is_file():
-        differences = taught_differences(Embodiment.load(path), dataset.embodiment)
+        differences = training_mismatches(Embodiment.load(path), dataset.embodiment)
         if differences:
             raise ValueError(
                 f"checkpoint {folder} was trained for another robot than that of "
@@ -147,7 +147,8 @@ def read_samples(dataset: Dataset, compare: Compare, horizon: int) -> Samples:
             return samples
     wanted = ", ".join(outcome.name for outcome in compare.outcomes)
     raise ValueError(
-        f"split: {compare.dataset} has no images in {compare.split} episodes that ended in {wanted}"
+        f"split: {compare.dataset} has no images in {compare.split} episodes that ended in "
+        f"{wanted}"
     )
 
 
