@@ -172,13 +172,15 @@ build_workspace() {
     [[ $role == robot ]] || commands+=(nora_policy/nora-checkpoint nora_training/nora-{compare,dataset,sft,trials})
     for command in "${commands[@]}"; do [[ -e install/bin/${command#*/} ]] || are_there=; done
     [[ $(stamp build/made) != "$key" || ! $are_there ]] || { detail=unchanged; return; }
+    # Links to files that are gone from src: colcon copies them, and fails.
+    [[ ! -d build ]] || find build -xtype l -delete
+    [[ ! -d install ]] || find install -xtype l -delete
     if [[ $ros == wheels ]]; then
         export AMENT_PREFIX_PATH="$venv" CMAKE_PREFIX_PATH="$venv"
         LD_LIBRARY_PATH="$(wheel_libraries)" PATH="$venv/bin:$PATH" _ROS_WHEELS_BOOTSTRAP_COMPLETE=1 colcon_build
     else
         PATH="$venv/bin:$PATH" colcon_build
     fi
-    find install -xtype l -delete # links to files that are gone from src
     mkdir -p install/bin
     for command in "${commands[@]}"; do ln -sf "../lib/$command" install/bin/; done
     echo "$key" >build/made
