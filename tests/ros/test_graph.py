@@ -77,13 +77,6 @@ def test_wrong_choices_are_clear_errors(options, error, message):
         node_specs(options)
 
 
-def test_a_launch_argument_that_is_no_number_is_named():
-    texts = {"seed": "3", "real_time_factor": "0.5"}
-    assert options_from_text(texts).seed == 3
-    with pytest.raises(ValueError, match="seed: expected a whole number, got 'abc'"):
-        options_from_text({**texts, "seed": "abc"})
-
-
 def test_a_wrong_key_in_a_file_of_ones_own_is_named(tmp_path):
     data = yaml.safe_load(embodiment_file("sim_widowx").read_text())
     data["speed"] = 1
