@@ -173,7 +173,9 @@ def test_the_layout_is_that_of_lerobot(ours, tmp_path):
     assert table["index"].to_pylist() == list(range(14))
     assert table["frame_index"].to_pylist() == [*range(9), *range(5)]
     tasks = pq.read_table(root / "meta/tasks.parquet")
-    assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["task"]
+    about = json.loads(tasks.schema.metadata[b"pandas"])
+    assert about["index_columns"] == ["task"]
+    assert [column["field_name"] for column in about["columns"]] == ["task_index", "task"]
     assert tasks.to_pylist()[1] == {"task_index": 1, "task": "lift it"}
     with av.open(
         str(root / info["video_path"].format(video_key=key, chunk_index=0, file_index=0))
@@ -194,6 +196,21 @@ def test_the_layout_is_that_of_lerobot(ours, tmp_path):
     np.testing.assert_allclose(np.ravel(stats[key]["q50"]), median)
     of_last = ours.steps(ours.entries[1]).actions_NA
     np.testing.assert_allclose(second["stats/action/max"], of_last.max(axis=0))
+
+
+def test_lerobot_itself_reads_an_export(ours, tmp_path):
+    found = pytest.importorskip("lerobot.datasets.lerobot_dataset", exc_type=ImportError)
+    root = tmp_path / "theirs"
+    assert nora_dataset("export-lerobot", ours.root, "--out", root) == 0
+    theirs = found.LeRobotDataset("nora/export", root=root, video_backend="pyav")
+    assert (theirs.num_episodes, theirs.num_frames, theirs.fps) == (2, 14, 5)
+    actions = np.concatenate([ours.steps(entry).actions_NA for entry in ours.entries])
+    for i in (0, 8, 9, 13):
+        item = theirs.hf_dataset[i]
+        np.testing.assert_allclose(item["action"], actions[i], rtol=1e-6)
+        assert int(item["frame_index"]) == i % 9
+        task = theirs.meta.tasks.iloc[int(item["task_index"])].name
+        assert task == ours.entries[i // 9].instruction
 
 
 def foreign(root: Path, actions: list[np.ndarray], names: object, dtype: str = "video") -> Path:

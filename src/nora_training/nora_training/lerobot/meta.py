@@ -59,12 +59,23 @@ def write_meta(root: Path, dataset: Dataset, rows: list[Row], tasks: list[str], 
     (root / EPISODES).parent.mkdir(parents=True)
     table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in wide])
     pq.write_table(table, root / EPISODES)
-    table = pa.table({"task_index": np.arange(len(tasks)), "task": tasks})
-    index = {"index_columns": ["task"], "column_indexes": [], "columns": []}  # for pandas
-    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), root / TASKS)
+    pq.write_table(_task_table(tasks), root / TASKS)
     _write_json(root / NORA, {"episodes": [dataclasses.asdict(e) for e in dataset.entries]})
     _write_json(root / STATS, _statistics(dataset, dataset.entries))
     _write_json(root / INFO, _info(dataset, rows, len(tasks), crf))
+
+
+def _task_table(tasks: list[str]) -> pa.Table:
+    """Tasks as pandas writes a data frame with the index "task"; LeRobot reads it with pandas."""
+    types = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": dtype}
+        | {"metadata": None}
+        for name, (kind, dtype) in types.items()
+    ]
+    index = {"index_columns": ["task"], "column_indexes": [], "columns": columns}
+    table = pa.table({"task_index": np.arange(len(tasks)), "task": tasks})
+    return table.replace_schema_metadata({"pandas": json.dumps(index)})
 
 
 def _columns(dataset: Dataset, entry: Entry) -> Row:
