@@ -107,3 +107,9 @@ def test_no_answer_and_bad_input_are_exit_code_2(arguments: tuple[str, ...], mes
     code, said, error = nora(*arguments)
     assert (code, said) == (2, "")
     assert message in error
+
+
+def test_an_emergency_stop_imports_only_what_it_needs() -> None:
+    code = "import sys, nora_bringup.cli; print({'mujoco', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

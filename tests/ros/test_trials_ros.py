@@ -23,6 +23,7 @@ from nora_msgs.action import ExecuteInstruction
 from nora_msgs.msg import ActionChunk as ActionChunkMsg
 from nora_msgs.msg import CommandStatus, EndEffectorDelta, TaskOutcome
 from nora_msgs.srv import ResetSimulation, SetMode
+from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionServer
 from std_srvs.srv import Trigger
 
@@ -272,6 +273,7 @@ def test_a_node_that_cannot_answer_yet_is_asked_again(ros: Any, monkeypatch: Any
         return response
 
     services = {"bridge/get_state": GetState, "policy/get_state": GetState}
+    services["sim/get_parameters"] = GetParameters
     services |= {"bridge/set_mode": SetMode, "bridge/home": Trigger, "sim/reset": ResetSimulation}
     for name, kind in services.items():
         service = ros.node.create_service(kind, name, answer)

@@ -47,6 +47,25 @@ class Check:
     embodiment: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Bags:
+    """Audit recorded bags, or rescue those that were cut off."""
+
+    command: (
+        Annotated[Check, tyro.conf.subcommand(name="check")]
+        | Annotated[Repair, tyro.conf.subcommand(name="repair")]
+    )
+
+
+def run_bags(bags: Bags) -> int:
+    """Run the command; its exit code."""
+    match bags.command:
+        case Check() as command:
+            return check_bags(command)
+        case Repair() as command:
+            return repair_bags(command)
+
+
 def repair_bags(command: Repair) -> int:
     """Exit code 1 if a bag could not be repaired."""
     bags = find_bags(path.resolve() for path in _given(command.folders, "repair"))

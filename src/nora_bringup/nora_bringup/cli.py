@@ -1,22 +1,25 @@
-"""The `nora` command."""
+"""The `nora` command.
+
+The modules behind its subcommands are imported only when they are needed: together they take
+seconds, for which an emergency stop must not wait.
+"""
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
-from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
-from nora_bringup.bag_commands import Check, Repair, check_bags, repair_bags
-from nora_bringup.clients import Estop, Home, Mode, Reset, Say, Start, Status, Stop, run_client
-from nora_bringup.demo import Demo, run_demo
-from nora_bringup.graph import Options, node_specs
-from nora_bringup.standalone import run_until_ended
-from nora_bringup.start_checks import problems
-from nora_bringup.trials.command import Trials, run_trials
+from nora_bringup.clients import CLIENTS, run_client
 from nora_core.command import BAD_INPUT, run_command
+
+if TYPE_CHECKING:
+    from nora_bringup.graph import Options
 
 DESCRIPTION = """NORA for ROS 2.
 
@@ -34,51 +37,25 @@ $ nora bags check FOLDER                      audit recorded bags
 $ nora bags repair FOLDER                     rescue bags that were cut off"""
 
 
-@dataclass(frozen=True, slots=True)
-class Bags:
-    """Audit recorded bags, or rescue those that were cut off."""
-
-    command: (
-        Annotated[Check, subcommand(name="check")] | Annotated[Repair, subcommand(name="repair")]
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """Start and end the recording of an episode."""
-
-    command: Annotated[Start, subcommand(name="start")] | Annotated[Stop, subcommand(name="stop")]
-
-
-Command = (
-    Annotated[Demo, subcommand(name="demo")]
-    | Annotated[Options, subcommand(name="up")]
-    | Annotated[Status, subcommand(name="status")]
-    | Annotated[Mode, subcommand(name="mode")]
-    | Annotated[Say, subcommand(name="say")]
-    | Annotated[Home, subcommand(name="home")]
-    | Annotated[Estop, subcommand(name="estop")]
-    | Annotated[Reset, subcommand(name="reset")]
-    | Annotated[Recording, subcommand(name="record")]
-    | Annotated[Trials, subcommand(name="trials")]
-    | Annotated[Bags, subcommand(name="bags")]
-)
-
-
 def main() -> None:
     """Run a subcommand, see `nora_core.command.run_command` for the exit codes."""
     run_command(_run)
 
 
 def _run() -> int:
-    command: Any = tyro.cli(
-        cast("type[Any]", Command),
-        prog="nora",
-        description=DESCRIPTION,
-        config=(OmitSubcommandPrefixes, OmitArgPrefixes),
-    )
-    if isinstance(command, Bags | Recording):
-        command = command.command
+    if set(sys.argv[1:2]) & set(CLIENTS):
+        return run_client(_parse(CLIENTS))
+    return _run_other()
+
+
+def _run_other() -> int:
+    from nora_bringup.bag_commands import Bags, run_bags
+    from nora_bringup.demo import Demo, run_demo
+    from nora_bringup.graph import Options
+    from nora_bringup.trials.command import Trials, run_trials
+
+    others = {"demo": Demo, "up": Options, "trials": Trials, "bags": Bags}
+    command = _parse({**others, **CLIENTS})
     match command:
         case Demo():
             return run_demo(command)
@@ -87,16 +64,24 @@ def _run() -> int:
         case Trials():
             run_trials(command)
             return 0
-        case Check():
-            return check_bags(command)
-        case Repair():
-            return repair_bags(command)
         case _:
-            return run_client(command)
+            return run_bags(command)
+
+
+def _parse(commands: Mapping[str, type]) -> Any:
+    """The options of the subcommand on the command line."""
+    named = [Annotated[kind, subcommand(name=name)] for name, kind in commands.items()]
+    either: Any = functools.reduce(operator.or_, named)
+    config = (OmitSubcommandPrefixes, OmitArgPrefixes)
+    return tyro.cli(either, prog="nora", description=DESCRIPTION, config=config)
 
 
 def _up(options: Options) -> int:
-    """Run the nodes of an embodiment until Ctrl-C, as `ros2 launch` would."""
+    """Check everything that can be checked, then run the nodes until one ends."""
+    from nora_bringup.graph import node_specs
+    from nora_bringup.standalone import run_until_ended
+    from nora_bringup.start_checks import problems
+
     if found := problems(options):
         for problem in found:
             print(f"error: {problem}", file=sys.stderr)

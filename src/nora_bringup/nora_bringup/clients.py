@@ -137,15 +137,36 @@ class Status:
     timeout: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Start and end the recording of an episode."""
+
+    command: (
+        Annotated[Start, tyro.conf.subcommand(name="start")]
+        | Annotated[Stop, tyro.conf.subcommand(name="stop")]
+    )
+
+
 Command = Say | Mode | Home | Estop | Reset | Start | Stop | Status
+CLIENTS: dict[str, type] = {
+    "status": Status,
+    "mode": Mode,
+    "say": Say,
+    "home": Home,
+    "estop": Estop,
+    "reset": Reset,
+    "record": Recording,
+}
 
 
-def run_client(command: Command) -> int:
-    """Run one command; returns the exit code.
+def run_client(command: Command | Recording) -> int:
+    """Run one command; its exit code.
 
     Raises:
         ValueError: bad input, before anything is sent.
     """
+    if isinstance(command, Recording):
+        command = command.command
     _require_sensible(command)
     from nora_bringup.client_node import client_node
 
