@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
-from nora_bringup.clients import CLIENTS, run_client
+from nora_bringup.client_calls import run_client
+from nora_bringup.clients import CLIENTS
 from nora_core.command import BAD_INPUT, run_command
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""The calls behind the client commands of `nora`: services, the action, status topics."""
+"""The calls behind the client commands of `nora`: services, the action, status topics.
+
+Exit codes: 0 done, 1 refused by a node (its message is printed), 2 bad input or no answer.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nora_bringup.clients import (
-    DONE,
-    REFUSED,
     Command,
     Estop,
     Home,
     Mode,
+    Recording,
     Reset,
     Say,
     Start,
@@ -25,11 +27,44 @@ if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.task import Future
 
+DONE, REFUSED, NO_ANSWER = 0, 1, 2
 POLL_S = 0.02
 STATUS_PERIOD_S = 1.0
 
 
-class Client:
+def run_client(command: Command | Recording) -> int:
+    """Run one command; its exit code.
+
+    Raises:
+        ValueError: bad input, before anything is sent.
+    """
+    if isinstance(command, Recording):
+        command = command.command
+    _require_sensible(command)
+    from nora_bringup.client_node import client_node  # rclpy only when it is needed
+
+    with client_node("cli") as node:
+        try:
+            return _Client(node).run(command)
+        except TimeoutError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return NO_ANSWER
+
+
+def _require_sensible(command: Command) -> None:
+    if not command.timeout > 0:
+        raise ValueError(f"timeout: expected more than 0, got {command.timeout}")
+    if isinstance(command, Say | Home) and not command.seconds > 0:
+        raise ValueError(f"seconds: expected more than 0, got {command.seconds}")
+    if isinstance(command, Say) and not (command.text.strip() or command.topic):
+        raise ValueError("text: the instruction is empty; with --topic, that stops the policy")
+    if isinstance(command, Start) and not command.instruction.strip():
+        raise ValueError("instruction: it is empty")
+    if isinstance(command, Stop) and command.distractor_grasps < 0:
+        raise ValueError(f"distractor-grasps: expected 0 or more, got {command.distractor_grasps}")
+
+
+class _Client:
     """Calls services and the action with a node that is spun elsewhere."""
 
     def __init__(self, node: Node) -> None:

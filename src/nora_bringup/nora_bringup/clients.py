@@ -1,17 +1,11 @@
-"""Thin clients of the nodes, for machines without the `ros2` command.
-
-Exit codes: 0 done, 1 refused by a node (its message is printed), 2 bad input or no answer.
-"""
+"""Options of the client commands of `nora`, for machines without the `ros2` command."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
-
-DONE, REFUSED, NO_ANSWER = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,36 +143,3 @@ CLIENTS: dict[str, type] = {
     "reset": Reset,
     "record": Recording,
 }
-
-
-def run_client(command: Command | Recording) -> int:
-    """Run one command; its exit code.
-
-    Raises:
-        ValueError: bad input, before anything is sent.
-    """
-    if isinstance(command, Recording):
-        command = command.command
-    _require_sensible(command)
-    from nora_bringup.client_calls import Client  # these import rclpy
-    from nora_bringup.client_node import client_node
-
-    with client_node("cli") as node:
-        try:
-            return Client(node).run(command)
-        except TimeoutError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return NO_ANSWER
-
-
-def _require_sensible(command: Command) -> None:
-    if not command.timeout > 0:
-        raise ValueError(f"timeout: expected more than 0, got {command.timeout}")
-    if isinstance(command, Say | Home) and not command.seconds > 0:
-        raise ValueError(f"seconds: expected more than 0, got {command.seconds}")
-    if isinstance(command, Say) and not (command.text.strip() or command.topic):
-        raise ValueError("text: the instruction is empty; with --topic, that stops the policy")
-    if isinstance(command, Start) and not command.instruction.strip():
-        raise ValueError("instruction: it is empty")
-    if isinstance(command, Stop) and command.distractor_grasps < 0:
-        raise ValueError(f"distractor-grasps: expected 0 or more, got {command.distractor_grasps}")
