@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from nora_policy.checkpoints import untrained
-from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD
+from nora_policy.checkpoints.weights import EMBEDDING, LM_HEAD
 from nora_policy.models.config import NoraConfig, TokenHeadConfig
 from nora_policy.models.inputs import ModelInputs
 from nora_policy.models.nora import Nora

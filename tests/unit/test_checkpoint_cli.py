@@ -18,18 +18,15 @@ import pytest
 import releases
 import torch
 from fake_hub import serve
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from releases import change_json, old_names, publish, with_reference, with_tied_head
 from safetensors.torch import load_file, save_file
 
 from nora_core.embodiment import Embodiment
 from nora_core.normalization import Statistics
 from nora_core.types import Observation
-from nora_policy.checkpoints import checkpoint, hub, inspection, layout, published_files
-from nora_policy.checkpoints.conversion import Conversion, convert, source_size, to_bfloat16
-from nora_policy.checkpoints.shapes import LM_HEAD, shapes
+from nora_policy.checkpoints import checkpoint, hub, inspection, layout, published_files, weights
+from nora_policy.checkpoints.conversion import Conversion, convert
+from nora_policy.checkpoints.weights import LM_HEAD
 from nora_policy.models.grammar import Grammar
 from nora_policy.models.nora15 import build
 from nora_policy.policy import Policy
@@ -56,7 +53,7 @@ def run(*arguments, **options) -> subprocess.CompletedProcess:
     )
 
 
-def quiet(_: int) -> None:
+def quiet(_: int, __: int) -> None:
     """No progress bar."""
 
 
@@ -125,9 +122,10 @@ def test_inspect_says_which_robots_fit(sources, tmp_path):
     robots = sorted(ROBOTS.glob("*.yaml"))
     found = facts(sources["nora-1.5"], None, robots)
     assert found["fits sim_widowx"] == "yes"
-    assert "statistics: expected bridge_orig, available: ['sim_widowx']" in found["fits widowx"]
+    assert "expected statistics 'bridge_orig', available: ['sim_widowx']" in found["fits widowx"]
     assert (
-        "head: expected fast, got flow" in facts(sources["nora"], None, [SIM])["fits sim_widowx"]
+        "head: expected one of NORA, fast, got 'flow'"
+        in facts(sources["nora"], None, [SIM])["fits sim_widowx"]
     )
 
 
@@ -141,9 +139,9 @@ def test_what_is_said_to_fit_is_loaded(folder, head):
         try:
             Policy.load(folder, robot, "cpu")
         except (ValueError, OSError):
-            assert inspection.misfits(found, statistics, robot) != []
+            assert layout.misfits(found, statistics, robot) != []
         else:
-            assert inspection.misfits(found, statistics, robot) == []
+            assert layout.misfits(found, statistics, robot) == []
 
 
 def robot_with(embodiment, head):
@@ -152,7 +150,7 @@ def robot_with(embodiment, head):
 
 
 def read_statistics(folder):
-    return inspection.read_statistics(folder / "norm_stats.json")[0]
+    return layout.read_statistics(folder / "norm_stats.json")[0]
 
 
 def nothing(_: Path) -> None:
@@ -188,36 +186,36 @@ def test_inspect_knows_the_public_fast(sources, folder):
     change_json(folder / "fast/processor_config.json", scale=20)
     assert "fast: scale is 20, in FAST+ it is 10" in inspection.inspect(folder).surprises
     shutil.rmtree(folder / "fast")
-    assert any("fast/: not there" in line for line in inspection.inspect(folder).surprises)
+    assert any("fast/ is missing" in line for line in inspection.inspect(folder).surprises)
 
 
-def test_inspect_reads_neither_torch_nor_weights(sources):
-    code = (
-        "import sys; from pathlib import Path; from nora_policy.checkpoints import inspection\n"
-        "from nora_policy.checkpoints.weights import Stored\n"
-        "def read(self): raise AssertionError(self.name)\n"
-        "Stored.blocks = read\n"
-        f"print(inspection.inspect(Path({str(sources['nora-1.5'])!r})).facts[0])\n"
-        "print({'torch', 'transformers', 'rclpy', 'huggingface_hub'} & sys.modules.keys())"
-    )
-    root = Path(__file__).parents[2]
-    told = subprocess.run(
-        [sys.executable, "-c", code],
-        env=ENVIRONMENT,
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stdout.splitlines() == ["('kind', 'NORA-1.5')", "set()"]
+def test_inspect_reads_no_weights(sources, monkeypatch):
+    def read(self: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(weights.Stored, "blocks", read)
+    assert inspection.inspect(sources["nora-1.5"]).facts[0] == ("kind", "NORA-1.5")
 
 
 def test_the_command_prints_it(sources):
-    done = run("inspect", sources["nora-1.5"], "--embodiment", *sorted(ROBOTS.glob("*.yaml")))
+    done = run("inspect", sources["nora-1.5"], "--embodiment", "sim_widowx")
     assert done.returncode == 0, done.stderr
     assert "kind                   NORA-1.5\n" in done.stdout
     assert "fits sim_widowx        yes\n" in done.stdout
     assert "! generation_config.json: repetition_penalty 1.05 is honoured" in done.stdout
+
+
+def test_a_robot_that_it_does_not_fit_is_exit_code_1(sources):
+    done = run("inspect", sources["nora-1.5"], "--embodiment", SIM, "widowx")
+    assert done.returncode == 1, done.stderr
+    assert "fits sim_widowx        yes\n" in done.stdout
+    assert "fits widowx            no: " in done.stdout
+
+
+def test_an_unknown_robot_is_bad_input(sources):
+    done = run("inspect", sources["nora-1.5"], "--embodiment", "nobody")
+    assert done.returncode == 2
+    assert "no such embodiment file, available: " in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -258,7 +256,15 @@ def policy_of(folder: Path, horizon: int | None, head: str) -> Policy:
         grammar = Grammar(fast, config.horizon, config.action_dim)
     statistics = Statistics.load(folder / "norm_stats.json", "sim_widowx")
     preprocessor = Preprocessor(config, tokenizer, embodiment.cameras)
-    return Policy("source", model, preprocessor, statistics, embodiment, grammar, 7)
+    return Policy(
+        name="source",
+        model=model,
+        preprocessor=preprocessor,
+        statistics=statistics,
+        embodiment=embodiment,
+        grammar=grammar,
+        seed=7,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "keep"])
@@ -268,7 +274,7 @@ def policy_of(folder: Path, horizon: int | None, head: str) -> Policy:
 )
 def test_what_was_converted_gives_the_same_chunks(sources, tmp_path, kind, head, dtype):
     source, out = sources[kind], tmp_path / "out"
-    convert(Conversion(source, out, dtype=dtype), quiet)
+    convert(Conversion(source=source, out=out, dtype=dtype), quiet)
     policy = Policy.load(out, Embodiment.load(SIM), "cpu", seed=7, head=head)
     horizon = None if kind == "nora-1.5" else {"nora": 1, "nora-long": 5}[kind]
     expected = chunks(policy_of(source, horizon, head))
@@ -282,7 +288,7 @@ def test_what_was_converted_gives_the_same_chunks(sources, tmp_path, kind, head,
 def test_convert_writes_what_safetensors_reads(tmp_path, shards):
     model = releases.network("nora-1.5")
     source = publish(tmp_path / "source", model, with_reference, shards)
-    convert(Conversion(source, tmp_path / "out"), quiet)
+    convert(Conversion(source=source, out=tmp_path / "out"), quiet)
     got = load_file(tmp_path / "out/model.safetensors")
     expected = model.state_dict()
     assert got.keys() == expected.keys() - {LM_HEAD}
@@ -295,8 +301,11 @@ def test_the_card_says_where_it_came_from(tmp_path):
         return with_tied_head(with_reference(state))
 
     source = publish(tmp_path / "nora-1.5", releases.network("nora-1.5"), leftovers)
-    read: list[int] = []
-    convert(Conversion(source, tmp_path / "out", embodiment=SIM), read.append)
+    read: list[tuple[int, int]] = []
+    convert(
+        Conversion(source=source, out=tmp_path / "out", embodiment=str(SIM)),
+        lambda *numbers: read.append(numbers),
+    )
     card = json.loads((tmp_path / "out/card.json").read_text())
     assert card["source"]["repo"] == "nora-1.5"
     names = {*(p.name for p in source.glob("*.*")), "fast/tokenizer.json"}
@@ -309,21 +318,7 @@ def test_the_card_says_where_it_came_from(tmp_path):
     assert len(card["dropped"]) == 1 + 24 + 1 + 2
     assert any("another vocabulary than the public FAST+" in line for line in card["surprises"])
     assert (tmp_path / "out/embodiment.yaml").read_text() == SIM.read_text()
-    assert 0.99 * source_size(source) < sum(read) <= source_size(source)
-
-
-@given(arrays(np.uint32, st.integers(1, 50)))
-def test_numbers_are_rounded_as_torch_rounds(bits):
-    values = torch.from_numpy(bits.view(np.float32))
-    got = torch.frombuffer(bytearray(to_bfloat16(bits.tobytes(), "F32")), dtype=torch.bfloat16)
-    torch.testing.assert_close(got, values.bfloat16(), rtol=0, atol=0, equal_nan=True)
-
-
-@given(arrays(np.uint16, st.integers(1, 50)))
-def test_half_numbers_too(bits):
-    values = torch.from_numpy(bits.view(np.float16))
-    got = torch.frombuffer(bytearray(to_bfloat16(bits.tobytes(), "F16")), dtype=torch.bfloat16)
-    torch.testing.assert_close(got, values.bfloat16(), rtol=0, atol=0, equal_nan=True)
+    assert {total for _, total in read} == {sum(number for number, _ in read)}
 
 
 @pytest.mark.parametrize(
@@ -335,8 +330,8 @@ def test_half_numbers_too(bits):
         (lambda f: f.rename(f.with_name("mine")), {"source": "mine"}, "horizon: expected 1"),
         (
             nothing,
-            {"embodiment": ROBOTS / "widowx.yaml"},
-            "embodiment widowx: statistics: expected",
+            {"embodiment": "widowx"},
+            "embodiment widowx: norm_stats.json: expected statistics 'bridge_orig'",
         ),
         (lambda f: (f.parent / "out").mkdir(), {}, "expected a new folder, it is already there"),
         (lambda f: change_json(f / "norm_stats.json", sim_widowx={}), {}, "sim_widowx: no action"),
@@ -359,7 +354,11 @@ def test_what_is_missing_can_be_given(sources, tmp_path):
     (source / "norm_stats.json").rename(given_files / "mine.json")
     (source / "fast").rename(given_files / "fast")
     job = Conversion(
-        source, tmp_path / "out", 1, given_files / "mine.json", fast=given_files / "fast"
+        source=source,
+        out=tmp_path / "out",
+        horizon=1,
+        statistics=given_files / "mine.json",
+        fast=given_files / "fast",
     )
     card = convert(job, quiet)
     assert card["source"]["files"].keys() >= {str(given_files / "mine.json")}
@@ -377,13 +376,15 @@ def test_the_tokenizer_of_a_release_that_has_none_can_be_given(tmp_path):
         (source / name).unlink()
     releases.write(source, "config.json", releases.qwen_config(config))
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: no such file.*--tokenizer"):
-        convert(Conversion(source, tmp_path / "out"), quiet)
+        convert(Conversion(source=source, out=tmp_path / "out"), quiet)
     wrong = source.parent / "wrong.json"
     releases.TOKENIZER.save(str(wrong))
     with pytest.raises(ValueError, match=r"<\|image_pad\|>: expected id 151655, got 261"):
-        convert(Conversion(source, tmp_path / "out", tokenizer=wrong), quiet)
+        convert(Conversion(source=source, out=tmp_path / "out", tokenizer=wrong), quiet)
     tokenizer.save(str(tmp_path / "given.json"))
-    convert(Conversion(source, tmp_path / "out", tokenizer=tmp_path / "given.json"), quiet)
+    convert(
+        Conversion(source=source, out=tmp_path / "out", tokenizer=tmp_path / "given.json"), quiet
+    )
     assert layout.read(tmp_path / "out").config.action_token_min == 151_665
     shutil.copy(tmp_path / "given.json", source / "tokenizer.json")
     assert not [note for note in layout.read(source).notes if "ids" in note]
@@ -395,7 +396,7 @@ def test_what_changed_since_the_download_is_refused(folder, tmp_path):
     with pytest.raises(
         ValueError, match=r"model\.safetensors: expected sha256 0{64} as downloaded"
     ):
-        convert(Conversion(folder, tmp_path / "out"), quiet)
+        convert(Conversion(source=folder, out=tmp_path / "out"), quiet)
     assert not (tmp_path / "out").exists()
 
 
@@ -403,7 +404,7 @@ def test_a_full_disk_is_named_before_writing(folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ValueError, match=r"expected 0\.002 GB free, got 0\.001"):
-        convert(Conversion(folder, tmp_path / "out"), quiet)
+        convert(Conversion(source=folder, out=tmp_path / "out"), quiet)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["nora-1.5"]
 
 
@@ -428,8 +429,11 @@ def large(tmp_path_factory):
     source = publish(root / "nora-1.5", model)
     text = dataclasses.replace(model.config.text_config, intermediate_size=90_000)
     config = dataclasses.replace(model.config, text_config=text)
-    sizes = {name: shape for name, shape in shapes(config).items() if name != LM_HEAD}
-    save_file({n: torch.zeros(s) for n, s in sizes.items()}, source / "model.safetensors")
+    with torch.device("meta"):
+        state = build(config).state_dict()
+    del state[LM_HEAD]
+    zeros = {name: torch.zeros(tensor.shape) for name, tensor in state.items()}
+    save_file(zeros, source / "model.safetensors")
     releases.write(source, "config.json", releases.qwen_config(config))
     yield source
     shutil.rmtree(root)
@@ -444,7 +448,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 before = peak()
-convert(Conversion(Path(sys.argv[1]), Path(sys.argv[2])), lambda _: None)
+convert(Conversion(source=Path(sys.argv[1]), out=Path(sys.argv[2])), lambda *_: None)
 print(peak() - before)
 """
 
@@ -495,7 +499,7 @@ def test_nothing_but_download_uses_the_network(sources, tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="the network was used"):
         socket.create_connection(("127.0.0.1", 9))
     inspection.inspect(sources["nora"])
-    convert(Conversion(sources["nora"], tmp_path / "out"), quiet)
+    convert(Conversion(source=sources["nora"], out=tmp_path / "out"), quiet)
     Policy.load(tmp_path / "out", Embodiment.load(SIM), "cpu", head="fast")
     Policy.load(sources["nora-1.5"], Embodiment.load(SIM), "cpu")
 
@@ -524,7 +528,7 @@ def test_download_brings_one_commit_with_its_hashes(served, sources, tmp_path):
     served.requests.clear()
     assert download(served, tmp_path / "out").returncode == 0
     assert not [p for method, p, _ in served.requests if method == "GET" and "resolve" in p]
-    card = convert(Conversion(tmp_path / "out", tmp_path / "converted"), quiet)
+    card = convert(Conversion(source=tmp_path / "out", out=tmp_path / "converted"), quiet)
     assert card["source"]["repo"] == "declare-lab/nora"
     assert card["source"]["revision"] == REVISION
     assert layout.load_config(tmp_path / "converted").horizon == 1

@@ -69,7 +69,7 @@ def test_actions_stay_within_what_was_seen_in_training(policy):
 
 def test_the_same_seed_gives_the_same_chunks(saved, embodiment, policy):
     def chunks(seed, is_warm):
-        other = Policy.load(saved, embodiment, "cpu", seed)
+        other = Policy.load(saved, embodiment, "cpu", seed=seed)
         if is_warm:
             other.warm_up()
         return np.stack([other.infer(observe()).actions_TA for _ in range(2)])
@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_chunks(saved, embodiment, policy):
 
 
 def test_samples_are_those_of_single_inferences(saved, embodiment):
-    first, second = (Policy.load(saved, embodiment, "cpu", 1) for _ in range(2))
+    first, second = (Policy.load(saved, embodiment, "cpu", seed=1) for _ in range(2))
     together = [chunk.actions_TA for chunk in first.sample(observe(), 3)]
     alone = [second.infer(observe()).actions_TA for _ in range(3)]
     np.testing.assert_allclose(together, alone, atol=1e-5)
@@ -98,7 +98,7 @@ def test_the_image_is_encoded_once_for_all_samples(policy, monkeypatch):
 
 def test_image_and_instruction_reach_the_actions(saved, embodiment):
     def chunk(observation):
-        return Policy.load(saved, embodiment, "cpu", 0).infer(observation).actions_TA
+        return Policy.load(saved, embodiment, "cpu", seed=0).infer(observation).actions_TA
 
     reference = chunk(observe())
     assert not np.allclose(chunk(observe(seed=1)), reference, atol=1e-7)
@@ -107,7 +107,7 @@ def test_image_and_instruction_reach_the_actions(saved, embodiment):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_output_that_is_not_finite_is_an_error(saved, embodiment, bad):
-    policy = Policy.load(saved, embodiment, "cpu", 0)
+    policy = Policy.load(saved, embodiment, "cpu", seed=0)
     with torch.no_grad():
         policy._model.action_out_proj.bias[2] = bad
     with pytest.raises(RuntimeError, match="model output: expected finite actions, got 35 of 35"):
@@ -144,7 +144,7 @@ def test_the_likeliest_tokens_do_not_depend_on_the_seed(saved, embodiment, write
 
 
 def test_sampled_tokens_follow_the_seed_and_not_the_number_of_samples(saved, embodiment):
-    first, second = (Policy.load(saved, embodiment, "cpu", 1, head="fast") for _ in range(2))
+    first, second = (Policy.load(saved, embodiment, "cpu", seed=1, head="fast") for _ in range(2))
     first.warm_up()
     together = [chunk.actions_TA for chunk in first.sample(observe(), 3)]
     alone = [second.sample(observe(), 1)[0].actions_TA for _ in range(3)]
@@ -168,7 +168,7 @@ def test_samples_that_make_no_sense_are_refused(writer, k, temperature, message)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_finite_are_an_error(saved, embodiment, bad, temperature):
-    policy = Policy.load(saved, embodiment, "cpu", 0, "fast")
+    policy = Policy.load(saved, embodiment, "cpu", seed=0, head="fast")
     with torch.no_grad():
         policy._model.vlm.model.language_model.norm.weight[3] = bad
     with pytest.raises(RuntimeError, match="model output: expected finite logits"):
@@ -177,8 +177,8 @@ def test_logits_that_are_not_finite_are_an_error(saved, embodiment, bad, tempera
 
 def test_legacy_scales_the_gripper_like_everything_else(saved, embodiment):
     """As the reference does for NORA: closed comes out as one half."""
-    legacy = Policy.load(saved, embodiment, "cpu", 0, "fast", is_legacy=True)
-    ours = Policy.load(saved, embodiment, "cpu", 0, "fast")
+    legacy = Policy.load(saved, embodiment, "cpu", seed=0, head="fast", is_legacy=True)
+    ours = Policy.load(saved, embodiment, "cpu", seed=0, head="fast")
     old = np.stack([chunk.actions_TA for chunk in legacy.sample(observe(), 16)])
     new = np.stack([chunk.actions_TA for chunk in ours.sample(observe(), 16)])
     raw_gripper = 2 * old[..., 6] - 1  # q01 = 0, q99 = 1

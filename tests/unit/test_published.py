@@ -14,9 +14,6 @@ from releases import change_json, old_names, publish, with_reference, with_tied_
 
 from nora_core.embodiment import Embodiment
 from nora_policy.checkpoints import checkpoint, layout, published, weights
-from nora_policy.checkpoints.shapes import count, shapes
-from nora_policy.models.config import NORA15_3B, NORA_3B, NORA_LONG_3B
-from nora_policy.models.nora15 import Nora15, build
 from nora_policy.policy import Policy
 
 EMBODIMENT = Path(__file__).parents[2] / "src/nora_bringup/config/embodiments/sim_widowx.yaml"
@@ -99,17 +96,6 @@ def test_an_output_that_is_missing_is_named(folder):
     change_json(folder / "config.json", tie_word_embeddings=False)
     with pytest.raises(ValueError, match=r"1 missing: vlm\.lm_head\.weight$"):
         load(folder)
-
-
-@pytest.mark.parametrize("config", [NORA_3B, NORA_LONG_3B, NORA15_3B, None])
-def test_shapes_are_those_of_the_network(config):
-    config = config or releases.network("nora-1.5").config
-    with torch.device("meta"):
-        model = build(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert shapes(config) == expected
-    assert sum(count(config)) == sum(p.numel() for p in model.parameters())
-    assert isinstance(model, Nora15) == (config.expert is not None)
 
 
 # the horizon is never guessed
@@ -319,13 +305,13 @@ def test_a_header_of_any_size_is_no_pickle(tmp_path, length):
 def test_a_truncated_file(folder, left):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:left])
-    refuses(folder, "no header" if left == 5 else r"model\.safetensors: truncated: expected \d+")
+    refuses(folder, "header too small" if left == 5 else r"model\.safetensors: truncated or ")
 
 
 def test_bytes_too_many(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes() + b"x")
-    refuses(folder, r"not a readable safetensors file: expected \d+ bytes, got \d+")
+    refuses(folder, "not a readable safetensors file: .*not fully covered")
 
 
 @pytest.mark.parametrize(

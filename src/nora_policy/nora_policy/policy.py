@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nora_core.embodiment import Embodiment, training_mismatches
+from nora_core.embodiment import Embodiment
 from nora_core.normalization import Statistics, denormalize, denormalize_all
 from nora_core.types import ActionChunk, Float64, Observation
-from nora_policy.checkpoints import checkpoint
+from nora_policy.checkpoints import checkpoint, layout
 from nora_policy.models.expert import Prefix
 from nora_policy.models.grammar import Grammar, Sentence
 from nora_policy.models.nora import Nora
@@ -33,6 +33,7 @@ class Policy:
 
     def __init__(
         self,
+        *,
         name: str,
         model: Nora,
         preprocessor: Preprocessor,
@@ -59,6 +60,7 @@ class Policy:
         folder: Path,
         embodiment: Embodiment,
         device: str = "auto",
+        *,
         seed: int | None = None,
         head: str | None = None,
         is_legacy: bool = False,
@@ -67,7 +69,7 @@ class Policy:
 
         Args:
             folder: our layout, or a published one with `tokenizer.json` and `norm_stats.json`.
-            embodiment: must agree with the checkpoint's own in what the network was taught.
+            embodiment: must agree with the one that the checkpoint was trained for.
             device: "cuda" (bfloat16), "cpu" (float32), or "auto": CUDA where there is one.
             seed: of the sampling noise; random when None.
             head: "flow" (action expert) or "fast" (tokens); None: as the embodiment says.
@@ -75,39 +77,24 @@ class Policy:
                 comparisons only.
 
         Raises:
-            FileNotFoundError: names the files that are not there.
+            FileNotFoundError: names the files that are missing.
             ValueError: names what does not fit, one line.
         """
         torch_device = _device(device)
-        checkpoint.require(folder, checkpoint.WEIGHTS, checkpoint.TOKENIZER, checkpoint.STATISTICS)
-        _check_taught(folder, embodiment)
-        key = embodiment.action.statistics_key
-        statistics = Statistics.load(folder / checkpoint.STATISTICS, key)
-        config = checkpoint.load_config(folder)
-        num_actions = len(embodiment.action.names)
-        for name, got in (
-            ("config.json: action_dim", config.action_dim),
-            (f"norm_stats.json: {key}", statistics.q01_A.size),
-        ):
-            if got != num_actions:
-                raise ValueError(f"checkpoint {folder}: {name}: expected {num_actions}, got {got}")
         head = head or embodiment.action.head
-        if head not in config.heads:
-            raise ValueError(
-                f"checkpoint {folder}: head: expected one of {config.kind}, "
-                f"{' or '.join(config.heads)}, got {head!r}"
-            )
-        grammar = None
-        if head == "fast":
-            tokenizer = checkpoint.load_fast(folder, config)
-            grammar = Grammar(tokenizer, config.horizon, config.action_dim)
-        preprocessor = Preprocessor(
-            config, checkpoint.load_tokenizer(folder, config), embodiment.cameras
-        )
+        found, statistics = _read(folder, embodiment, head)
         dtype = torch.bfloat16 if torch_device.type == "cuda" else torch.float32
-        model = checkpoint.load(folder, torch_device, dtype)
-        name = folder.resolve().name
-        return cls(name, model, preprocessor, statistics, embodiment, grammar, seed, is_legacy)
+        tokenizer = checkpoint.load_tokenizer(folder, found.config)
+        return cls(
+            name=folder.resolve().name,
+            grammar=_grammar(found) if head == "fast" else None,
+            preprocessor=Preprocessor(found.config, tokenizer, embodiment.cameras),
+            model=checkpoint.load_network(found, torch_device, dtype),
+            statistics=statistics,
+            embodiment=embodiment,
+            seed=seed,
+            is_legacy=is_legacy,
+        )
 
     @property
     def head(self) -> str:
@@ -239,14 +226,18 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 
-def _check_taught(folder: Path, embodiment: Embodiment) -> None:
-    """Compare with the embodiment that the checkpoint was trained for, if it says which."""
-    path = folder / checkpoint.EMBODIMENT
-    if not path.is_file():
-        return
-    differences = training_mismatches(Embodiment.load(path), embodiment)
-    if differences:
-        raise ValueError(
-            f"checkpoint {folder} was trained for another robot than {embodiment.name}: "
-            + "; ".join(differences)
-        )
+def _read(folder: Path, embodiment: Embodiment, head: str) -> tuple[layout.Layout, Statistics]:
+    """The layout and the statistics of a checkpoint that fits the robot; raises as `load`."""
+    checkpoint.require(folder, checkpoint.WEIGHTS, checkpoint.TOKENIZER, checkpoint.STATISTICS)
+    found = layout.require_horizon(layout.read(folder))
+    statistics, unusable = layout.read_statistics(folder / checkpoint.STATISTICS)
+    if reasons := layout.misfits(found, statistics, embodiment, head):
+        if embodiment.action.statistics_key not in statistics:
+            reasons += unusable
+        raise ValueError(f"checkpoint {folder}: {'; '.join(reasons)}")
+    return found, statistics[embodiment.action.statistics_key]
+
+
+def _grammar(found: layout.Layout) -> Grammar:
+    tokenizer = checkpoint.load_fast(found.folder, found.config)
+    return Grammar(tokenizer, found.config.horizon, found.config.action_dim)

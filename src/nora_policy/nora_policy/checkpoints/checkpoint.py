@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from nora_policy.checkpoints import files, layout
+from nora_core.files import replacing, write_json
+from nora_policy.checkpoints import layout
 from nora_policy.checkpoints.layout import (
     CARD,
     CONFIG,
@@ -28,8 +28,7 @@ from nora_policy.checkpoints.layout import (
     load_tokenizer,
     require,
 )
-from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD
-from nora_policy.checkpoints.weights import WEIGHTS
+from nora_policy.checkpoints.weights import EMBEDDING, LM_HEAD, WEIGHTS
 from nora_policy.models import backbone
 from nora_policy.models.fast import FastTokenizer
 from nora_policy.models.nora import Nora
@@ -38,6 +37,7 @@ from nora_policy.models.nora15 import build
 __all__ = [
     "CARD",
     "CONFIG",
+    "EMBEDDING",
     "EMBODIMENT",
     "FAST",
     "LM_HEAD",
@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "load_config",
     "load_fast",
+    "load_network",
     "load_tokenizer",
     "require",
     "save",
@@ -59,21 +60,34 @@ logger = logging.getLogger(__name__)
 def load(
     folder: Path, device: torch.device, dtype: torch.dtype, horizon: int | None = None
 ) -> Nora:
-    """The network of `folder` in evaluation mode, each tensor read straight to its place.
+    """The network of `folder` in evaluation mode.
 
-    What is unlike the release is logged as warnings. `horizon` is for published NORA and
-    NORA-Long, which do not say theirs.
+    `horizon` is for published NORA and NORA-Long, which do not say theirs.
 
     Raises:
-        FileNotFoundError: the folder or its weights are not there.
+        FileNotFoundError: the folder or its weights are missing.
         ValueError: names the missing, unexpected or misshapen parameters.
     """
-    found = layout.require_horizon(layout.read(folder, horizon))
+    return load_network(layout.read(folder, horizon), device, dtype)
+
+
+def load_network(found: layout.Layout, device: torch.device, dtype: torch.dtype) -> Nora:
+    """The network of a folder that was read; each tensor goes straight to its place.
+
+    What is unlike the release is logged as warnings. Raises as `load`.
+    """
+    layout.require_horizon(found)
+    layout.check_tied(found)
     for note in found.notes:
-        logger.warning("%s: %s", folder, note)
+        logger.warning("%s: %s", found.folder, note)
     with torch.device("meta"):
         model = build(found.config)
-    state = _read(found, device, dtype)
+    state: dict[str, torch.Tensor] = {}
+    for path in sorted({tensor.path for tensor in found.tensors.values()}):
+        with safe_open(path, framework="pt") as file:
+            for name, tensor in found.tensors.items():
+                if tensor.path == path and not (name == LM_HEAD and found.has_tied_head):
+                    state[name] = file.get_tensor(tensor.name).to(device, dtype)
     if found.config.text_config.tie_word_embeddings:
         state[LM_HEAD] = state[EMBEDDING]
     model.load_state_dict(state, assign=True)
@@ -84,17 +98,17 @@ def load(
 def save(
     folder: Path, model: Nora, tokenizer: Tokenizer, fast: FastTokenizer | None = None
 ) -> None:
-    """Write weights, `config.json`, tokenizers; an interruption keeps the old weights."""
+    """Write weights, `config.json` and tokenizers, each file atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if model.config.text_config.tie_word_embeddings:
         del state[LM_HEAD]
-    partial = folder / f"{WEIGHTS}.partial"
-    save_file(state, partial)
-    partial.chmod(0o644)  # safetensors writes for its owner only; robots run as another user
-    partial.replace(folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(model.config), indent=2) + "\n")
-    tokenizer.save(str(folder / TOKENIZER))
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(state, temporary)
+        temporary.chmod(0o644)  # safetensors writes for its owner only; robots run as another user
+    write_json(folder / CONFIG, dataclasses.asdict(model.config))
+    with replacing(folder / TOKENIZER) as temporary:
+        tokenizer.save(str(temporary))
     if fast is not None:
         fast.save(folder / FAST)
 
@@ -104,23 +118,9 @@ def save_facts(
 ) -> None:
     """Write the rest of a checkpoint: `embodiment.yaml`, statistics by key, `card.json` last.
 
-    Each file at once, over what may be there.
+    Each file is written atomically and replaces the one that may be there.
     """
-    partial = folder / f".{EMBODIMENT}"
-    shutil.copyfile(embodiment_file, partial)
-    partial.replace(folder / EMBODIMENT)
-    files.write_json(folder / STATISTICS, statistics)
-    files.write_json(folder / CARD, card)
-
-
-def _read(
-    found: layout.Layout, device: torch.device, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    layout.check_tied(found)
-    state: dict[str, torch.Tensor] = {}
-    for path in sorted({tensor.path for tensor in found.tensors.values()}):
-        with safe_open(path, framework="pt") as file:
-            for name, tensor in found.tensors.items():
-                if tensor.path == path and not (name == LM_HEAD and found.has_tied_head):
-                    state[name] = file.get_tensor(tensor.name).to(device, dtype)
-    return state
+    with replacing(folder / EMBODIMENT) as temporary:
+        shutil.copyfile(embodiment_file, temporary)
+    write_json(folder / STATISTICS, statistics)
+    write_json(folder / CARD, card)

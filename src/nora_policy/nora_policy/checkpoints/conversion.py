@@ -1,30 +1,30 @@
-"""A checkpoint into our layout, a block of bytes at a time."""
+"""A checkpoint into our layout, a block of rows at a time."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-import numpy as np
+import torch
 import tyro
 
 from nora_core.embodiment import Embodiment
+from nora_core.files import write_json
+from nora_core.paths import embodiment_file
 from nora_policy.checkpoints import files, inspection, layout, published, weights
 from nora_policy.checkpoints.layout import Layout
-from nora_policy.checkpoints.shapes import LM_HEAD
-from nora_policy.checkpoints.weights import Stored
+from nora_policy.checkpoints.weights import ITEM_BYTES, LM_HEAD, WEIGHTS
 
-Progress = Callable[[int], object]  # called with numbers of bytes read
+Progress = Callable[[int, int], object]  # called with bytes read since the last call, and of all
 GB = 10**9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
     """Write a checkpoint in our layout, with a card that says where it came from.
 
@@ -35,7 +35,7 @@ class Conversion:
         statistics: norm_stats.json, in place of the one in source.
         tokenizer: tokenizer.json, in place of the one in source.
         fast: folder of the FAST tokenizer, in place of fast/ in source.
-        embodiment: file of the robot it was trained for.
+        embodiment: name or file of the robot it was trained for.
         dtype: round to the nearest bfloat16, or keep the types.
     """
 
@@ -45,15 +45,15 @@ class Conversion:
     statistics: Path | None = None
     tokenizer: Path | None = None
     fast: Path | None = None
-    embodiment: Path | None = None
+    embodiment: str | None = None
     dtype: Literal["bf16", "keep"] = "bf16"
 
 
 def convert(job: Conversion, progress: Progress) -> dict[str, Any]:
-    """Write `job.out` whole or not at all; returns its card.
+    """Write `job.out` completely or not at all; returns its card.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or does not fit, or `out` is there.
+        FileNotFoundError, ValueError: a file is missing or does not fit, or `out` exists.
         OSError: the disk is full, or fails.
     """
     if job.out.exists():
@@ -70,33 +70,16 @@ def convert(job: Conversion, progress: Progress) -> dict[str, Any]:
         for name, path in companions.items():
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, partial / name)
-        files.write_json(partial / layout.CONFIG, dataclasses.asdict(found.config))
-        digests = _write_weights(found, partial / weights.WEIGHTS, job.dtype, progress)
+        write_json(partial / layout.CONFIG, dataclasses.asdict(found.config))
+        _write_weights(found, partial / WEIGHTS, job.dtype, progress)
         surprises += _check(partial)
-        card = _card(job, found, digests, companions, surprises)
-        files.write_json(partial / layout.CARD, card)
+        card = _card(job, found, companions, surprises)
+        write_json(partial / layout.CARD, card)
         partial.rename(job.out)
     finally:
         if partial.exists():
             shutil.rmtree(partial)
     return card
-
-
-def source_size(source: Path) -> int:
-    """Bytes of weights, for the progress bar."""
-    layout.require(source, weights.WEIGHTS)
-    stored = weights.read(source)
-    return sum(path.stat().st_size for path in {tensor.path for tensor in stored.values()})
-
-
-def to_bfloat16(block: bytes, dtype: str) -> bytes:
-    """Little-endian numbers to the nearest bfloat16, ties to even, as torch does."""
-    if dtype == "BF16":
-        return block
-    values = np.frombuffer(block, "<f4" if dtype == "F32" else "<f2").astype("<f4", copy=False)
-    bits = values.view("<u4")
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16  # a NaN may wrap around
-    return np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2").tobytes()
 
 
 def _companions(job: Conversion, found: Layout) -> dict[str, Path]:
@@ -109,7 +92,9 @@ def _companions(job: Conversion, found: Layout) -> dict[str, Path]:
         if not path.is_file():
             option = "statistics" if name == layout.STATISTICS else "tokenizer"
             raise FileNotFoundError(f"{path}: no such file, give one with --{option}")
-    embodiment = job.embodiment or job.source / layout.EMBODIMENT
+    embodiment = job.source / layout.EMBODIMENT
+    if job.embodiment is not None:
+        embodiment = embodiment_file(job.embodiment)
     if embodiment.is_file() or job.embodiment is not None:
         Embodiment.load(embodiment)
         chosen[layout.EMBODIMENT] = embodiment
@@ -122,79 +107,50 @@ def _companions(job: Conversion, found: Layout) -> dict[str, Path]:
     return chosen
 
 
-def _write_weights(found: Layout, path: Path, dtype: str, progress: Progress) -> dict[str, str]:
-    """Write every tensor that counts; returns the sha256 of every file it came from."""
-    name_of = {(t.path, t.name): new for new, t in found.tensors.items()}
-    if found.has_tied_head:
-        head = found.tensors[LM_HEAD]
-        del name_of[head.path, head.name]
-    sources = {p: weights.header(p) for p in sorted({t.path for t in found.tensors.values()})}
-    tensors = {
-        name_of[source, tensor.name]: ("BF16" if dtype == "bf16" else tensor.dtype, tensor.shape)
-        for source, stored in sources.items()
-        for tensor in stored.values()
-        if (source, tensor.name) in name_of
-    }
-    _check_room(path.parent, tensors)
-    digests = {}
+def _write_weights(found: Layout, path: Path, dtype: str, progress: Progress) -> None:
+    kept = {n: t for n, t in found.tensors.items() if not (n == LM_HEAD and found.has_tied_head)}
+    new_dtypes = {n: "BF16" if dtype == "bf16" else tensor.dtype for n, tensor in kept.items()}
+    # Wide numbers first, so that every tensor begins on a multiple of its item size.
+    names = sorted(kept, key=lambda name: -ITEM_BYTES[new_dtypes[name]])
+    _check_room(path.parent, sum(t.num_items * ITEM_BYTES[new_dtypes[n]] for n, t in kept.items()))
+    total = sum(tensor.num_bytes for tensor in kept.values())
     try:
         with path.open("wb") as file:
-            weights.write_header(file, tensors, {"format": "pt"})
-            for source, stored in sources.items():
-                kept = {name for p, name in name_of if p == source}
-                digests[source.name] = _copy(source, stored, kept, file, dtype, progress)
+            weights.write_header(file, {n: (new_dtypes[n], kept[n].shape) for n in names})
+            for name in names:
+                for block in kept[name].blocks():
+                    progress(block.nbytes, total)
+                    new = block.to(torch.bfloat16) if dtype == "bf16" else block
+                    file.write(new.flatten().view(torch.uint8).numpy().tobytes())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         # Without the name of a file when a write fails.
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
-    return digests
 
 
-def _copy(
-    source: Path,
-    stored: Mapping[str, Stored],
-    kept: set[str],
-    file: BinaryIO,
-    dtype: str,
-    progress: Progress,
-) -> str:
-    start = min((tensor.start for tensor in stored.values()), default=0)
-    with source.open("rb") as opened:
-        digest = hashlib.sha256(opened.read(start))
-    for name, tensor in stored.items():
-        for block in tensor.blocks():
-            digest.update(block)
-            progress(len(block))
-            if name in kept:
-                file.write(to_bfloat16(block, tensor.dtype) if dtype == "bf16" else block)
-    return digest.hexdigest()
-
-
-def _check_room(folder: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    need = sum(weights.num_bytes(dtype, shape) for dtype, shape in tensors.values())
+def _check_room(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < need:
         raise ValueError(f"{folder.parent}: expected {need / GB:.3f} GB free, got {free / GB:.3f}")
 
 
 def _card(
-    job: Conversion,
-    found: Layout,
-    digests: Mapping[str, str],
-    companions: Mapping[str, Path],
-    surprises: list[str],
+    job: Conversion, found: Layout, companions: Mapping[str, Path], surprises: list[str]
 ) -> dict[str, Any]:
-    others = {
-        str(path.relative_to(job.source) if path.is_relative_to(job.source) else path): path
-        for path in (*sorted(job.source.glob("*.json")), *companions.values())
+    paths = {tensor.path for tensor in found.tensors.values()}
+    sources = [*sorted(paths), *sorted(job.source.glob("*.json")), *companions.values()]
+    digests = {
+        str(path.relative_to(job.source) if path.is_relative_to(job.source) else path): (
+            files.sha256(path)
+        )
+        for path in sources
     }
-    digests = {**digests, **{name: files.sha256(path) for name, path in others.items()}}
     source: dict[str, Any] = {"repo": job.source.resolve().name, "revision": None}
     if (job.source / published.SOURCE).is_file():
         downloaded = files.read_json(job.source / published.SOURCE)
-        source = {name: downloaded.get(name) for name in source}
-        _check_digests(job.source, downloaded.get("files", {}), digests)
+        source = {key: downloaded.get(key) for key in ("repo", "revision")}
+        _check_digests(job.source, downloaded.get("files") or {}, digests)
     dropped = list(found.dropped)
     if found.has_tied_head:
         dropped.append(found.tensors[LM_HEAD].name)
@@ -218,11 +174,11 @@ def _check_digests(source: Path, recorded: Mapping[str, str], got: Mapping[str, 
 def _check(folder: Path) -> tuple[str, ...]:
     """Read the result as strictly as `Policy.load` will; returns what is strange about it."""
     report = inspection.inspect(folder)
-    statistics, strange = inspection.read_statistics(folder / layout.STATISTICS)
+    statistics, strange = layout.read_statistics(folder / layout.STATISTICS)
     if not statistics:
-        raise ValueError(f"{layout.STATISTICS}: {'; '.join(strange) or 'expected statistics'}")
+        raise ValueError(f"{layout.STATISTICS}: {'; '.join(strange) or 'no statistics in it'}")
     if (folder / layout.EMBODIMENT).is_file():
         embodiment = Embodiment.load(folder / layout.EMBODIMENT)
-        if reasons := inspection.misfits(layout.read(folder), statistics, embodiment):
+        if reasons := layout.misfits(layout.read(folder), statistics, embodiment):
             raise ValueError(f"embodiment {embodiment.name}: {'; '.join(reasons)}")
     return report.surprises

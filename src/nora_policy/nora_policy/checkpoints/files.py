@@ -1,4 +1,4 @@
-"""Files that came from elsewhere: read as JSON, hashed, and named for what they are instead."""
+"""Files that came from elsewhere: read, hashed, and refused when they are something else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-BLOCK = 8 << 20
 # The first bytes of what is often found in place of the file.
 IMPOSTORS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
@@ -33,7 +32,7 @@ def check(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises `ValueError` for anything else."""
+    """Read a JSON object; raises `ValueError` for anything else."""
     check(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -44,14 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_json(path: Path, data: object) -> None:
-    """All at once: there is an old or a new file, never half of one."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def sha256(path: Path) -> str:
-    """Of the content, in hex."""
+    """Hash of the content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from nora_core.files import write_json
 from nora_policy.checkpoints import files, published
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -33,10 +34,10 @@ def check_request(repo: str, revision: str) -> None:
 
 
 def download(repo: str, out: Path, revision: str) -> dict[str, str]:
-    """Fetch one commit into `out`; an interrupted download goes on where it stopped.
+    """Fetch one commit into `out`; an interrupted download is resumed.
 
-    Returns the sha256 of every file, which `source.json` in `out` records. Pickles and code stay
-    where they are.
+    Returns the sha256 of every file, which `source.json` in `out` records. Pickles and code are
+    not fetched.
 
     Raises:
         ValueError: the commit is not pinned, `out` holds another one, or a file arrived damaged.
@@ -53,7 +54,7 @@ def download(repo: str, out: Path, revision: str) -> dict[str, str]:
             )
     remotes = _fetch(repo, out, revision)
     digests = {remote.name: _verified(out / remote.name, remote) for remote in remotes}
-    files.write_json(record, {"repo": repo, "revision": revision, "files": digests})
+    write_json(record, {"repo": repo, "revision": revision, "files": digests})
     return digests
 
 

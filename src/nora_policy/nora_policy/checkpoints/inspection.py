@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nora_core.embodiment import Embodiment, training_mismatches
+from nora_core.embodiment import Embodiment
 from nora_core.normalization import Statistics
-from nora_policy.checkpoints import files, layout, published, published_files, shapes
+from nora_policy.checkpoints import layout, published, published_files
 from nora_policy.checkpoints.layout import Layout
+from nora_policy.checkpoints.weights import LM_HEAD
 from nora_policy.models.config import NoraConfig
 
 GIB = 2**30
@@ -20,10 +21,17 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`facts`: name and value, in order. `surprises`: what is missing or unlike the release."""
+    """What a checkpoint is.
+
+    Attributes:
+        facts: name and value, in order.
+        surprises: what is missing or unlike the release.
+        fits: whether it fits every robot that was asked about.
+    """
 
     facts: tuple[tuple[str, str], ...]
     surprises: tuple[str, ...]
+    fits: bool
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.facts)
@@ -44,19 +52,20 @@ def inspect(folder: Path, horizon: int | None = None, embodiments: Sequence[Path
         layout.load_tokenizer(folder, found.config)
     fast, more = _fast(found)
     facts.append(("fast", fast))
-    statistics, strange = read_statistics(folder / layout.STATISTICS)
+    statistics, strange = layout.read_statistics(folder / layout.STATISTICS)
     surprises += [*more, *strange]
     facts += [(f"statistics {key}", _scaled(value)) for key, value in statistics.items()]
+    verdicts = {}
     for path in embodiments:
         embodiment = Embodiment.load(path)
-        reasons = misfits(found, statistics, embodiment)
-        verdict = f"no: {'; '.join(reasons)}" if reasons else "yes"
-        facts.append((f"fits {embodiment.name}", verdict))
-    return Report(tuple(facts), tuple(surprises))
+        reasons = layout.misfits(found, statistics, embodiment)
+        verdicts[f"fits {embodiment.name}"] = f"no: {'; '.join(reasons)}" if reasons else "yes"
+    fits = all(verdict == "yes" for verdict in verdicts.values())
+    return Report((*facts, *verdicts.items()), tuple(surprises), fits)
 
 
 def open_folder(folder: Path, horizon: int | None = None) -> tuple[Layout, list[str]]:
-    """Its layout, where the folder's origin may say the horizon, and the surprises."""
+    """The layout of a folder, whose origin may say the horizon, and the surprises in it."""
     found = layout.read(folder, horizon)
     surprises = list(found.notes)
     release = published.release(folder)
@@ -72,57 +81,9 @@ def open_folder(folder: Path, horizon: int | None = None) -> tuple[Layout, list[
     return found, surprises
 
 
-def read_statistics(path: Path) -> tuple[dict[str, Statistics], list[str]]:
-    """Those that can be used, by key; a line for every one that cannot."""
-    if not path.is_file():
-        return {}, [f"{path.name}: not there, nothing scales the actions"]
-    found, strange = {}, []
-    for key, entry in files.read_json(path).items():
-        try:
-            found[key] = Statistics.from_json(entry["action"])
-        except KeyError as error:
-            name = error.args[0]
-            why = ": which dimensions are scaled is not said" if name == "mask" else ""
-            strange.append(f"{path.name}: {key}: no {name}{why}")
-        except (TypeError, ValueError) as error:
-            strange.append(f"{path.name}: {key}: {error}")
-        else:
-            if found[key].mask_A[-1:].any():
-                strange.append(f"{path.name}: {key}: the mask scales the last one, the gripper")
-    return found, strange
-
-
-def misfits(
-    found: Layout, statistics: Mapping[str, Statistics], embodiment: Embodiment
-) -> list[str]:
-    """Why `Policy.load` would refuse this checkpoint for a robot; empty when it would not."""
-    action, config = embodiment.action, found.config
-    reasons = []
-    if config.action_dim != len(action.names):
-        reasons.append(f"action_dim: expected {len(action.names)}, got {config.action_dim}")
-    if action.statistics_key not in statistics:
-        available = sorted(statistics)
-        reasons.append(f"statistics: expected {action.statistics_key}, available: {available}")
-    elif statistics[action.statistics_key].q01_A.size != len(action.names):
-        got = statistics[action.statistics_key].q01_A.size
-        reasons.append(f"{action.statistics_key}: expected {len(action.names)}, got {got}")
-    if action.head not in config.heads:
-        reasons.append(f"head: expected {' or '.join(config.heads)}, got {action.head}")
-    if action.head == "fast" and not (found.folder / layout.FAST).is_dir():
-        reasons.append("fast/: not there")
-    if not (found.folder / layout.TOKENIZER).is_file():
-        reasons.append(f"{layout.TOKENIZER}: not there")
-    if not found.is_horizon_known:
-        reasons.append("horizon: unknown")
-    if (found.folder / layout.EMBODIMENT).is_file():
-        taught = Embodiment.load(found.folder / layout.EMBODIMENT)
-        reasons += training_mismatches(taught, embodiment)
-    return reasons
-
-
 def _network(found: Layout) -> list[tuple[str, str]]:
     config = found.config
-    backbone, expert = shapes.count(config)
+    backbone, expert = _count(found)
     kind, horizon = config.kind, str(config.horizon)
     if not found.is_horizon_known:
         kind, horizon = "NORA or NORA-Long", "unknown: --horizon 1 (NORA) or 5 (NORA-Long)"
@@ -142,6 +103,15 @@ def _network(found: Layout) -> list[tuple[str, str]]:
         ),
         ("repetition penalty", f"{head.repetition_penalty:g}" if head else "no token head"),
     ]
+
+
+def _count(found: Layout) -> tuple[int, int]:
+    """Parameters of the backbone and of the action expert with its projections."""
+    sizes = {name: tensor.num_items for name, tensor in found.tensors.items()}
+    if found.has_tied_head:
+        del sizes[LM_HEAD]
+    backbone = sum(size for name, size in sizes.items() if name.startswith("vlm."))
+    return backbone, sum(sizes.values()) - backbone
 
 
 def _backbone(config: NoraConfig) -> str:
@@ -176,7 +146,7 @@ def _files(found: Layout) -> list[tuple[str, str]]:
 def _fast(found: Layout) -> tuple[str, list[str]]:
     folder = found.folder / layout.FAST
     if not folder.is_dir():
-        return "none", ["fast/: not there, the token head cannot be used"]
+        return "none", ["fast/ is missing, so the token head cannot be used"]
     notes: list[str] = []
     layout.load_fast(found.folder, found.config)
     digest = published_files.check_fast(folder, notes)

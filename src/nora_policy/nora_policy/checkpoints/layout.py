@@ -1,4 +1,4 @@
-"""A checkpoint folder, ours or published, read and checked without its weights (no torch).
+"""A checkpoint folder, ours or published, read and checked without its weights.
 
 Ours is `model.safetensors`, `config.json`, `tokenizer.json`, `norm_stats.json`, `embodiment.yaml`,
 `card.json` and, for the token head, `fast/` (the files of a FAST tokenizer). A published one has
@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 
 from nora_core import strict_yaml
+from nora_core.embodiment import Embodiment, training_mismatches
+from nora_core.normalization import Statistics
 from nora_policy.checkpoints import files, published, published_files, weights
-from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD, shapes
-from nora_policy.checkpoints.weights import INDEX, WEIGHTS, Stored
+from nora_policy.checkpoints.weights import EMBEDDING, INDEX, LM_HEAD, WEIGHTS, Stored
 from nora_policy.models.config import NORA_3B, NoraConfig
 from nora_policy.models.fast import FastTokenizer
+from nora_policy.models.nora15 import build
 
 CONFIG, TOKENIZER = published_files.CONFIG, published_files.TOKENIZER
 IGNORED = (*weights.PICKLES, ".py")
@@ -27,13 +30,18 @@ FAST = "fast"  # folder
 STATISTICS, EMBODIMENT, CARD = "norm_stats.json", "embodiment.yaml", "card.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """A folder whose files agree with each other.
 
-    `tensors`: our name of a parameter -> where it is. `dropped`: names in the files of what is not
-    used. `notes`: what is unlike the release, one line each. The horizon of the config means
-    nothing unless `is_horizon_known`.
+    Attributes:
+        folder: the checkpoint.
+        is_ours: our own layout, not a published one.
+        config: the network; its horizon means nothing unless `is_horizon_known`.
+        is_horizon_known: whether the files, or whoever asked for them, say the horizon.
+        tensors: our name of every parameter and where it is.
+        dropped: names in the files of tensors that are not used.
+        notes: what is unlike the release, one line each.
     """
 
     folder: Path
@@ -51,10 +59,10 @@ class Layout:
 
 
 def read(folder: Path, horizon: int | None = None) -> Layout:
-    """Everything but the weights themselves; `horizon` is for what does not say it (NORA).
+    """Read everything but the weights; `horizon` is for files that do not say it (NORA).
 
     Raises:
-        FileNotFoundError: the folder or its weights are not there.
+        FileNotFoundError: the folder or its weights are missing.
         ValueError: names the file and what does not fit in it, one line.
     """
     require(folder, WEIGHTS)
@@ -62,8 +70,7 @@ def read(folder: Path, horizon: int | None = None) -> Layout:
     path = folder / CONFIG
     data = files.read_json(path) if path.is_file() else {}
     layout = (_ours if "expert" in data else _published)(folder, data, stored, horizon)
-    _check_depth(layout)
-    expected = shapes(layout.config)
+    expected = _expected_shapes(layout)
     if layout.config.text_config.tie_word_embeddings and LM_HEAD not in layout.tensors:
         del expected[LM_HEAD]
     got = {name: tensor.shape for name, tensor in layout.tensors.items()}
@@ -72,8 +79,66 @@ def read(folder: Path, horizon: int | None = None) -> Layout:
     return layout
 
 
+def misfits(
+    found: Layout,
+    statistics: Mapping[str, Statistics],
+    embodiment: Embodiment,
+    head: str | None = None,
+) -> list[str]:
+    """Why this checkpoint cannot drive a robot, one line each; empty when it can.
+
+    The same check for loading a policy, `nora-checkpoint inspect` and `convert`. `head` is in
+    place of the embodiment's.
+    """
+    action, config = embodiment.action, found.config
+    head, num_actions, key = head or action.head, len(action.names), action.statistics_key
+    reasons = []
+    if (found.folder / EMBODIMENT).is_file():
+        trained = Embodiment.load(found.folder / EMBODIMENT)
+        if mismatches := training_mismatches(trained, embodiment):
+            reasons.append(f"trained for another robot: {'; '.join(mismatches)}")
+    if config.action_dim != num_actions:
+        reasons.append(f"{CONFIG}: action_dim: expected {num_actions}, got {config.action_dim}")
+    if key not in statistics:
+        reasons.append(
+            f"{STATISTICS}: expected statistics {key!r}, available: {sorted(statistics)}"
+        )
+    elif (got := statistics[key].q01_A.size) != num_actions:
+        reasons.append(f"{STATISTICS}: {key}: expected {num_actions}, got {got}")
+    if head not in config.heads:
+        heads = " or ".join(config.heads)
+        reasons.append(f"head: expected one of {config.kind}, {heads}, got {head!r}")
+    elif head == "fast" and not (found.folder / FAST).is_dir():
+        reasons.append(f"{FAST}/ is missing")
+    if not (found.folder / TOKENIZER).is_file():
+        reasons.append(f"{TOKENIZER} is missing")
+    if not found.is_horizon_known:
+        reasons.append("horizon: unknown")
+    return reasons
+
+
+def read_statistics(path: Path) -> tuple[dict[str, Statistics], list[str]]:
+    """The usable statistics by key, and a line for every one that is not."""
+    if not path.is_file():
+        return {}, [f"{path.name} is missing, so nothing scales the actions"]
+    found, strange = {}, []
+    for key, entry in files.read_json(path).items():
+        try:
+            found[key] = Statistics.from_json(entry["action"])
+        except KeyError as error:
+            name = error.args[0]
+            why = ": which dimensions are scaled is not said" if name == "mask" else ""
+            strange.append(f"{path.name}: {key}: no {name}{why}")
+        except (TypeError, ValueError) as error:
+            strange.append(f"{path.name}: {key}: {error}")
+        else:
+            if found[key].mask_A[-1:].any():
+                strange.append(f"{path.name}: {key}: the mask scales the last one, the gripper")
+    return found, strange
+
+
 def load_config(folder: Path, horizon: int | None = None) -> NoraConfig:
-    """What our `config.json` says, or the published layout in its own way; raises as `read`."""
+    """The network that a folder describes; raises as `read`, and where its horizon is unknown."""
     return require_horizon(read(folder, horizon)).config
 
 
@@ -88,12 +153,13 @@ def require_horizon(layout: Layout) -> Layout:
 
 
 def check_tied(layout: Layout) -> None:
-    """Raise `ValueError` where an output that the embedding should be has values of its own."""
+    """Raise `ValueError` when the output should be the embedding and has values of its own."""
     if not layout.has_tied_head:
         return
     head, embedding = layout.tensors[LM_HEAD], layout.tensors[EMBEDDING]
     is_alike = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
-    if not is_alike or any(a != b for a, b in zip(head.blocks(), embedding.blocks(), strict=True)):
+    pairs = zip(head.blocks(), embedding.blocks(), strict=True)
+    if not is_alike or not all(torch.equal(a, b) for a, b in pairs):
         raise ValueError(f"{head.path}: {LM_HEAD}: expected the values of the embedding (tied)")
 
 
@@ -168,12 +234,13 @@ def _ours(
         raise ValueError(f"{folder / CONFIG}: {error}") from error
     if horizon not in (None, config.horizon):
         raise ValueError(f"{folder / CONFIG}: horizon: expected {horizon}, got {config.horizon}")
-    names = _names(folder, stored, "")
-    return _layout(folder, True, config, True, names, stored, [])
+    return _layout(
+        folder, config, is_ours=True, is_horizon_known=True, prefix="", stored=stored, notes=[]
+    )
 
 
 def _published(
-    folder: Path, data: Mapping[str, Any], stored: Mapping[str, Stored], horizon: int | None
+    folder: Path, data: Mapping[str, Any], stored: Mapping[str, Stored], given: int | None
 ) -> Layout:
     is_nora15 = published.is_nora15(stored)
     if is_nora15 and not any(name.startswith("action_") for name in stored):
@@ -181,10 +248,10 @@ def _published(
             f"{_weights_file(folder)}: expected the action expert of NORA-1.5 (action_expert.*, "
             "action_in_proj.*), got only its backbone"
         )
-    is_horizon_known = is_nora15 or horizon is not None
-    if is_nora15 and horizon not in (None, 5):
-        raise ValueError(f"checkpoint {folder}: horizon: expected 5 for NORA-1.5, got {horizon}")
-    names = _names(folder, stored, "" if is_nora15 else "vlm.")
+    if is_nora15 and given not in (None, 5):
+        raise ValueError(f"checkpoint {folder}: horizon: expected 5 for NORA-1.5, got {given}")
+    prefix = "" if is_nora15 else "vlm."
+    names = _names(folder, stored, prefix)
     known = {new: stored[old].shape for new, old in names.items()}
     notes: list[str] = []
     if not data:
@@ -195,7 +262,7 @@ def _published(
     tokens = published_files.tokens(folder, data, is_release_size, notes)
     head = published_files.token_head(folder, tokens.end, notes)
     try:
-        horizon = 5 if is_nora15 else horizon or 1
+        horizon = 5 if is_nora15 else given or 1
         config = published.config(data, known, tokens, head, horizon, notes)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
@@ -206,17 +273,35 @@ def _published(
         "temporal_patch_size": vision.temporal_patch_size,
     }
     published_files.check_images(folder, patches, config.image_size, notes)
-    return _layout(folder, False, config, is_horizon_known, names, stored, notes)
+    return _layout(
+        folder,
+        config,
+        is_ours=False,
+        is_horizon_known=is_nora15 or given is not None,
+        prefix=prefix,
+        stored=stored,
+        notes=notes,
+    )
 
 
-def _check_depth(layout: Layout) -> None:
-    """Refuse a config of so many layers that naming their parameters would fill the memory."""
-    depths = layout.config.text_config.num_hidden_layers, layout.config.vision_config.depth
+def _expected_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """The parameters of the network that the config describes, built without memory for them."""
+    path, config = layout.folder / CONFIG, layout.config
+    depths = config.text_config.num_hidden_layers, config.vision_config.depth
     if max(depths) > len(layout.tensors):
         raise ValueError(
-            f"{layout.folder / CONFIG}: num_hidden_layers, depth: expected those of "
+            f"{path}: num_hidden_layers, depth: expected those of "
             f"{len(layout.tensors)} tensors, got {depths}"
         )
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 64 bits
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: torch cannot build a network of these sizes: {reason}"
+        ) from error
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _names(folder: Path, stored: Mapping[str, Stored], prefix: str) -> dict[str, str]:
@@ -228,19 +313,28 @@ def _names(folder: Path, stored: Mapping[str, Stored], prefix: str) -> dict[str,
 
 def _layout(
     folder: Path,
-    is_ours: bool,
     config: NoraConfig,
+    *,
+    is_ours: bool,
     is_horizon_known: bool,
-    names: Mapping[str, str],
+    prefix: str,
     stored: Mapping[str, Stored],
     notes: list[str],
 ) -> Layout:
+    names = _names(folder, stored, prefix)
     used = set(names.values())
     dropped = tuple(sorted(name for name in stored if name not in used))
     if dropped:
         notes.append(f"{len(dropped)} tensors are not used: {', '.join(dropped[:2])}, ...")
-    tensors = {new: stored[old] for new, old in names.items()}
-    return Layout(folder, is_ours, config, is_horizon_known, tensors, dropped, tuple(notes))
+    return Layout(
+        folder=folder,
+        is_ours=is_ours,
+        config=config,
+        is_horizon_known=is_horizon_known,
+        tensors={new: stored[old] for new, old in names.items()},
+        dropped=dropped,
+        notes=tuple(notes),
+    )
 
 
 def _weights_file(folder: Path) -> Path:

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from nora_core import strict_yaml
 from nora_policy.checkpoints import files
 from nora_policy.checkpoints.published_files import Tokens
-from nora_policy.checkpoints.shapes import EMBEDDING, LM_HEAD
+from nora_policy.checkpoints.weights import EMBEDDING, LM_HEAD
 from nora_policy.models.config import (
     NORA15_3B,
     ExpertConfig,

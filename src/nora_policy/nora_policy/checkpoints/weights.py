@@ -1,74 +1,65 @@
-"""Safetensors without a tensor library: headers, blocks of bytes, a streaming writer.
-
-A file is 8 bytes (size of the header), the header in JSON, then the tensors without gaps.
-Nothing here reads a tensor unless asked to, and then a block at a time.
-"""
+"""Safetensors files: what their headers say, tensors in blocks, and a header to write."""
 
 from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from nora_core import strict_yaml
+import torch
+from safetensors import SafetensorError, safe_open
+
 from nora_policy.checkpoints import files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# The output of the language model, which may be tied to the embedding of its input.
+EMBEDDING, LM_HEAD = "vlm.model.language_model.embed_tokens.weight", "vlm.lm_head.weight"
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
+BLOCK = 8 << 20  # bytes
 SHOWN = 5
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a header says of a tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ITEM_BYTES:
-            raise ValueError(f"dtype: expected one of {list(ITEM_BYTES)}, got {self.dtype}")
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor in a file; `start` is where its bytes are, from the beginning of the file."""
+    """A tensor in a file."""
 
     path: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int
 
-    def blocks(self) -> Iterator[bytes]:
-        """Its bytes; a block is a multiple of 8 bytes unless it is the last."""
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            left = num_bytes(self.dtype, self.shape)
-            while left:
-                block = file.read(min(left, files.BLOCK))
-                if not block:
-                    raise ValueError(f"{self.path}: ended {left} bytes early while being read")
-                left -= len(block)
-                yield block
+    @property
+    def num_items(self) -> int:
+        return math.prod(self.shape)
 
+    @property
+    def num_bytes(self) -> int:
+        return self.num_items * ITEM_BYTES[self.dtype]
 
-def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * ITEM_BYTES[dtype]
+    def blocks(self) -> Iterator[torch.Tensor]:
+        """Its values in order, as many rows at a time as fit into `BLOCK`, at least one.
+
+        The file is opened for every block: what was read of a mapped file counts as memory of the
+        process until it is closed.
+        """
+        rows = self.shape[0]
+        step = max(1, rows * BLOCK // max(1, self.num_bytes))
+        for start in range(0, rows, step):
+            with safe_open(self.path, framework="pt") as file:
+                yield file.get_slice(self.name)[start : start + step]
 
 
 def read(folder: Path) -> dict[str, Stored]:
     """Every tensor by its name, of one file or of the shards of an index.
 
     Raises:
-        FileNotFoundError: there are no weights, or a shard is not there.
+        FileNotFoundError: the weights or a shard are missing.
         ValueError: a file is not what it should be.
     """
     has_file, has_index = (folder / WEIGHTS).is_file(), (folder / INDEX).is_file()
@@ -80,44 +71,25 @@ def read(folder: Path) -> dict[str, Stored]:
 
 
 def header(path: Path) -> dict[str, Stored]:
-    """What one file holds, in the order of its bytes; raises `ValueError` as `read` does."""
+    """The tensors of one file by name; raises `ValueError` as `read` does."""
     files.check(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= MAX_HEADER:
-            raise ValueError(f"{path}: not a readable safetensors file: no header")
-        if 8 + length > size:
-            raise ValueError(f"{path}: truncated: expected {8 + length} bytes or more, got {size}")
-        text = file.read(length)
+    found = {}
     try:
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise ValueError(f"expected a JSON object, got {type(data).__name__}")
-        data.pop("__metadata__", None)
-        entries = {name: strict_yaml.build(Entry, entry, name) for name, entry in data.items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: not a readable safetensors file: header: {error}") from error
-    ordered = sorted(entries.items(), key=lambda item: item[1].data_offsets)
-    found = {
-        name: Stored(path, name, entry.dtype, entry.shape, 8 + length + entry.data_offsets[0])
-        for name, entry in ordered
-    }
-    _check_layout(path, 8 + length, found, size)
-    return found
-
-
-def _check_layout(path: Path, start: int, found: Mapping[str, Stored], size: int) -> None:
-    for name, tensor in found.items():
-        if tensor.start != start:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (it cannot be iterated itself)
+                tensor = file.get_slice(name)
+                found[name] = Stored(path, name, tensor.get_dtype(), tuple(tensor.get_shape()))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: truncated or not a readable safetensors file: {error}"
+        ) from error
+    for name, stored in found.items():
+        if stored.dtype not in ITEM_BYTES or not stored.shape:
             raise ValueError(
-                f"{path}: not a readable safetensors file: {name}: expected its bytes at "
-                f"{start}, got {tensor.start}"
+                f"{path}: {name}: expected a tensor of {', '.join(ITEM_BYTES)}, "
+                f"got {stored.dtype} of shape {stored.shape}"
             )
-        start += num_bytes(tensor.dtype, tensor.shape)
-    if start != size:
-        word = "truncated" if size < start else "not a readable safetensors file"
-        raise ValueError(f"{path}: {word}: expected {start} bytes, got {size}")
+    return found
 
 
 def _shards(folder: Path) -> dict[str, Stored]:
@@ -134,18 +106,18 @@ def _shards(folder: Path) -> dict[str, Stored]:
         )
     found: dict[str, Stored] = {}
     for shard in shards:
-        held = header(folder / shard)
+        stored = header(folder / shard)
         named = {name for name, where in shard_of.items() if where == shard}
-        if differing := sorted(held.keys() ^ named):
+        if differing := sorted(stored.keys() ^ named):
             raise ValueError(
                 f"{folder / shard}: expected the tensors that {INDEX} names, "
                 f"{len(differing)} differ: {', '.join(differing[:SHOWN])}"
             )
-        found |= held
+        found |= stored
     return found
 
 
-def difference(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> str:
+def difference(expected: Shapes, got: Shapes) -> str:
     """One line that names the tensors that do not fit; empty when every one does."""
     wrong = [
         f"{name} (expected {shape}, got {got[name]})"
@@ -164,22 +136,14 @@ def difference(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[
     )
 
 
-def write_header(
-    file: BinaryIO, tensors: Mapping[str, tuple[str, tuple[int, ...]]], about: Mapping[str, str]
-) -> None:
-    """Begin a file with `tensors` (type, shape); their bytes must follow in this order.
-
-    Raises:
-        ValueError: a tensor would not lie on a multiple of its item size.
-    """
-    entries: dict[str, object] = {"__metadata__": dict(about)}
+def write_header(file: BinaryIO, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Begin a file with `tensors` (type, shape); their bytes must follow in this order."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (dtype, shape) in tensors.items():
-        if offset % ITEM_BYTES[dtype]:
-            raise ValueError(f"{name}: expected tensors of one type; choose one with --dtype")
-        end = offset + num_bytes(dtype, shape)
+        end = offset + math.prod(shape) * ITEM_BYTES[dtype]
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin on a multiple of 8
-    file.write(struct.pack("<Q", len(text)) + text)
+    file.write(len(text).to_bytes(8, "little") + text)

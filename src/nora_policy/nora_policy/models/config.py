@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextConfig:
     """Language model of Qwen2.5-VL."""
 
@@ -22,6 +22,7 @@ class TextConfig:
     tie_word_embeddings: bool
 
     def __post_init__(self) -> None:
+        _require_positive(self)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size: expected a multiple of num_attention_heads "
@@ -38,7 +39,7 @@ class TextConfig:
         return self.hidden_size // self.num_attention_heads
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
     """Vision tower of Qwen2.5-VL."""
 
@@ -53,8 +54,11 @@ class VisionConfig:
     window_size: int
     fullatt_block_indexes: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        _require_positive(self)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenIds:
     """Markers of an image in the prompt."""
 
@@ -64,7 +68,7 @@ class TokenIds:
     vision_end: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertConfig:
     """Flow-matching action expert; its heads are as wide as those of the language model."""
 
@@ -75,12 +79,15 @@ class ExpertConfig:
     num_hidden_layers: int
     rope_theta: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        _require_positive(self)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenHeadConfig:
-    """How FAST tokens are written: `end_token` closes the turn.
+    """How FAST tokens are generated: `end_token` closes the turn.
 
-    The logits of tokens that the text already holds are divided (if positive) or multiplied by
+    The logits of tokens that the text already contains are divided (if positive) or multiplied by
     `repetition_penalty`, as transformers does; 1 leaves them alone.
     """
 
@@ -92,7 +99,7 @@ class TokenHeadConfig:
             raise ValueError(f"repetition_penalty: expected > 0, got {self.repetition_penalty}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoraConfig:
     """A whole network: NORA (horizon 1) and NORA-Long without `expert`, NORA-1.5 with one.
 
@@ -145,7 +152,7 @@ class NoraConfig:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Of `flow` and `fast`, the ways this network can give actions."""
+        """The heads that can give actions: `flow`, `fast` or both."""
         has_head = {"flow": self.expert is not None, "fast": self.token_head is not None}
         return tuple(name for name, has in has_head.items() if has)
 
@@ -162,6 +169,13 @@ class NoraConfig:
                 f"expert.num_attention_heads: expected a multiple of num_key_value_heads "
                 f"{expert.num_key_value_heads}, got {expert.num_attention_heads}"
             )
+
+
+def _require_positive(config: TextConfig | VisionConfig | ExpertConfig) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int | float) and not value > 0 and not isinstance(value, bool):
+            raise ValueError(f"{field.name}: expected a number > 0, got {value}")
 
 
 NORA_3B = NoraConfig(

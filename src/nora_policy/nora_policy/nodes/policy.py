@@ -66,7 +66,9 @@ class PolicyNode(ManagedNode):
             raise ValueError("parameter checkpoint: the checkpoint folder is missing")
         seed = None if self.seed < 0 else self.seed
         head = None if self.head == "auto" else self.head
-        self.policy = Policy.load(Path(self.checkpoint), self.embodiment, self.device, seed, head)
+        self.policy = Policy.load(
+            Path(self.checkpoint), self.embodiment, self.device, seed=seed, head=head
+        )
         self.policy.warm_up()
         self.session = PolicySession(self.embodiment.cameras)
         self.chunk_publisher = self.create_publisher(ActionChunkMsg, "policy/action_chunk", 1)

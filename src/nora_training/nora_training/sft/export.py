@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from nora_policy.checkpoints import checkpoint
-from nora_policy.checkpoints.shapes import EMBEDDING
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import build
@@ -32,7 +31,7 @@ def rebuild(config: NoraConfig, state: Mapping[str, torch.Tensor], dtype: torch.
     """A network on the CPU with these parameters."""
     whole = {name: tensor.to("cpu", dtype) for name, tensor in state.items()}
     if config.text_config.tie_word_embeddings:
-        whole[checkpoint.LM_HEAD] = whole[EMBEDDING]
+        whole[checkpoint.LM_HEAD] = whole[checkpoint.EMBEDDING]
     with torch.device("meta"):
         model = build(config)
     model.load_state_dict(whole, assign=True)

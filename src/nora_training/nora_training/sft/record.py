@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def write(settings: Settings) -> None:
-    """Write it, atomically."""
+    """Write the settings atomically."""
     settings.out.mkdir(parents=True, exist_ok=True)
     write_json(settings.out / SETTINGS, {**settings.to_json(), INPUTS: _sums(settings)})
 

@@ -133,7 +133,7 @@ def _is_ambiguous(folder: Path, compare: Compare) -> bool:
 def load(dataset: Dataset, folder: Path, head: str, compare: Compare) -> Policy:
     """A policy for the images of the data set, which are rotated and cropped already."""
     embodiment = dataclasses.replace(dataset.embodiment, cameras=dataset.cameras)
-    policy = Policy.load(folder, embodiment, compare.device, compare.seed, head)
+    policy = Policy.load(folder, embodiment, compare.device, seed=compare.seed, head=head)
     policy.warm_up()
     return policy
 
