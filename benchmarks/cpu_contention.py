@@ -119,7 +119,7 @@ def work(threads: int) -> None:
     config = middle_size(make_config(tokenizer))
     model = build(config, torch.device("cpu"), torch.float32)
     assert isinstance(model, Nora15)
-    camera = Camera("primary", "camera/image_raw", "rgb8", max_age_s=1.0)
+    camera = Camera(name="primary", topic="camera/image_raw", encoding="rgb8", max_age_s=1.0)
     preprocessor = Preprocessor(config, tokenizer, (camera,))
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     noise_BTA = torch.randn(1, config.horizon, config.action_dim)
