@@ -26,7 +26,8 @@ def make(folder: Path, without: set[str], packages: tuple[str, ...] = ()) -> dic
     Args:
         folder: where it is made; `folder/bin/python` is its interpreter.
         without: distributions to leave out, with all their modules.
-        packages: those of `OURS` that are there as they are built in this workspace.
+        packages: those of `OURS` that are there as they are built in this workspace; if there are
+            none, neither is ROS.
 
     Returns:
         The environment variables to run its interpreter with.
@@ -48,9 +49,9 @@ def make(folder: Path, without: set[str], packages: tuple[str, ...] = ()) -> dic
                     link.symlink_to(entry)
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     kept = [path for path in given if Path(path).name not in set(OURS) - set(packages)]
-    (site / "kept.pth").write_text("\n".join(path for path in kept if "dist-packages" not in path))
-    variables = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
-    return {**variables, "PYTHONPATH": os.pathsep.join(kept)}
+    gone = ("VIRTUAL_ENV", *(() if packages else ("AMENT_PREFIX_PATH", "LD_LIBRARY_PATH")))
+    variables = {key: value for key, value in os.environ.items() if key not in gone}
+    return {**variables, "PYTHONPATH": os.pathsep.join(kept) if packages else ""}
 
 
 def _normal(distribution: str) -> str:
