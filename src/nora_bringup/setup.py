@@ -33,7 +33,7 @@ setup(
             "bridge = nora_bringup.entry:bridge",
             "recorder = nora_bringup.entry:recorder",
             "sim = nora_bringup.entry:sim",
-            "nora = nora_bringup.cli:main",
+            "nora = nora_bringup.entry:nora",
         ]
     },
 )
