@@ -28,9 +28,9 @@ class Cell:
     give the same images and numbers.
 
     Attributes:
-        embodiment: of the arm.
+        embodiment: embodiment of the arm.
         simulator: ground truth; its clock is not the clock of the cell.
-        controller: of the current trial.
+        controller: controller of the current trial.
         target: the last command; None before the first joint state.
 
     Raises:
@@ -58,9 +58,9 @@ class Cell:
         """Reset the simulator; afterwards the arm rests and the controller is in mode POLICY.
 
         Args:
-            seed: of the scene.
+            seed: seed of the scene.
             instruction: the task to judge.
-            start_joints: (J,) rad, where the arm starts; at home without.
+            start_joints: (J,) rad, where the arm starts; None: at home.
 
         Raises:
             ValueError: the instruction is not about this scene.
@@ -100,7 +100,7 @@ class Cell:
                 `controller.executed` and `controller.state` are of that time.
 
         Raises:
-            ValueError: another duration.
+            ValueError: the duration is not such a multiple.
         """
         num_periods = round(duration_s / CONTROL_PERIOD_S)
         if num_periods < 0 or abs(num_periods * CONTROL_PERIOD_S - duration_s) > 1e-6:

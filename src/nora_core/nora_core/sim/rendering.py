@@ -1,4 +1,4 @@
-"""Off-screen pictures of a MuJoCo scene, on EGL or, where that does not work, on OSMesa."""
+"""Off-screen rendering of a MuJoCo scene, on EGL or, where that does not work, on OSMesa."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_DEVICES = 16
 
 
 def select_backend() -> str:
-    """Name of the OpenGL backend to use: that of MUJOCO_GL if set, else one found to work.
+    """Return the OpenGL backend to use: MUJOCO_GL if set, else one that works.
 
     Asks EGL itself, without PyOpenGL: once PyOpenGL has tried one platform there is no way back.
 
@@ -44,7 +44,7 @@ def select_backend() -> str:
 
 
 def _has_egl_device() -> bool:
-    """Whether EGL can open at least one device without a display."""
+    """Return whether EGL can open at least one device without a display."""
     try:
         egl = ctypes.CDLL("libEGL.so.1")
     except OSError:
@@ -81,7 +81,7 @@ class Renderer:
         OSError: no OpenGL backend works.
     """
 
-    def __init__(self, model: mujoco.MjModel, height: int, width: int, shadows: bool) -> None:
+    def __init__(self, model: mujoco.MjModel, *, height: int, width: int, shadows: bool) -> None:
         limit = (int(model.vis.global_.offheight), int(model.vis.global_.offwidth))
         if not (1 <= height <= limit[0] and 1 <= width <= limit[1]):
             raise ValueError(f"image_hw: expected 1 ... {limit}, got {(height, width)}")

@@ -211,7 +211,9 @@ class Simulator:
         """
         height, width = size = image_hw or self._image_hw
         if size not in self._renderers:
-            self._renderers[size] = Renderer(self._model, height, width, shadows=self._shadows)
+            self._renderers[size] = Renderer(
+                self._model, height=height, width=width, shadows=self._shadows
+            )
         return self._renderers[size].render(self._data, camera)
 
     def close(self) -> None:

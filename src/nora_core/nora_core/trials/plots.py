@@ -17,9 +17,9 @@ def write_plot(path: Path, bars: Mapping[str, Mapping[str, Share]], title: str) 
     """Shares with their intervals: a cluster for each thing counted, a bar for each group.
 
     Args:
-        path: of the image file.
+        path: path of the image file.
         bars: by group, then by what is counted, which is the same for all groups.
-        title: of the plot.
+        title: title of the plot.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""One trial as a request and as a result: what a worker gets, and what the log keeps."""
+"""Records of trials: the job given to a worker, its result, and their lines in the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RENAMED = {"told": "policy_instruction"}  # keys of jobs in older logs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What all trials of a run have in common.
+    """Settings shared by all trials of a run.
 
     Attributes:
         embodiment: path of its file.
@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a trial ended.
+    """Result of a trial.
 
     Attributes:
         outcome: success, partial or failure.
@@ -103,12 +103,12 @@ def to_dict(value: Setup | Job | Result | Record) -> dict[str, Any]:
 
 
 def to_line(value: Setup | Job | Result | Record) -> str:
-    """One line of JSON, with its end."""
+    """Return one line of JSON, with its newline."""
     return json.dumps(to_dict(value)) + "\n"
 
 
 def result_of(line: str) -> Result:
-    """Raises `ValueError`, as `record_of` does, if the line is not what it should be."""
+    """Parse a result; raise `ValueError`, like `record_of`, if the line is invalid."""
     return build(Result, _with_outcome(json.loads(line)))
 
 

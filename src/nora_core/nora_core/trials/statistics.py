@@ -52,7 +52,7 @@ def _percent(part: float) -> str:
 def share(outcomes: Sequence[bool]) -> Share:
     """Raises `ValueError` when there are none."""
     if not outcomes:
-        raise ValueError("share: expected at least one trial, got none")
+        raise ValueError("share: trials are missing, at least one is needed")
     count, total = sum(outcomes), len(outcomes)
     interval = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
     return Share(count, total, float(interval.low), float(interval.high))

@@ -1,4 +1,4 @@
-"""Videos with captions, written picture by picture."""
+"""Videos with captions, written frame by frame."""
 
 from __future__ import annotations
 
