@@ -1,4 +1,4 @@
-"""The video of a trial: the scene, what the policy sees, what it is told, and how it goes."""
+"""Video of a trial: the scene, the policy's images and instruction, and the progress."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from nora_core.trials.record import Job, Result, Setup
 from nora_core.trials.video import SIZE, UInt8, Video, beside, beside_width
 from nora_core.types import Observation, Outcome
 
-CAMERA = "video"  # of the scene, if it has one
+CAMERA = "video"  # preferred camera of the scene, if it has one
 PERIOD_NS = 100_000_000
 LAST_PICTURES = 15
 
 
 class RolloutVideo:
-    """Written as the trial goes; kept only if the setup wants one of such a trial."""
+    """Records a trial; the file is kept only if the setup asks for a video of its outcome."""
 
     def __init__(self, cell: Cell, job: Job, setup: Setup) -> None:
         self._cell, self._job, self._setup = cell, job, setup
@@ -51,7 +51,7 @@ class RolloutVideo:
             self._partial.unlink()
 
     def seen(self, observation: Observation) -> None:
-        """What the policy sees from now on."""
+        """Show the images of this observation from now on."""
         self._images = observation.images
 
     def look(self, now_ns: int) -> None:

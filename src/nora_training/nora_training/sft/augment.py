@@ -1,4 +1,4 @@
-"""Small changes of the images, drawn anew each time: a sample is never seen twice the same.
+"""Random image augmentation, drawn anew each time a sample is used.
 
 Legend: F images, R image size.
 """
@@ -19,18 +19,18 @@ GREY = 127.5
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """How much images may change; the labels stay as they are.
+    """Strength of the augmentation of images; the labels do not change.
 
     Attributes:
-        shift: sideways and up or down, as a share of the side; edges are repeated.
-        jitter: of contrast and of brightness, as a share of full scale.
+        shift: largest horizontal and vertical shift, as a share of the side; edges are repeated.
+        jitter: largest change of contrast and of brightness, as a share of full scale.
     """
 
     shift: float = 0.0
     jitter: float = 0.0
 
     def draw(self, random: np.random.Generator, num_images: int, size: int) -> Changes:
-        """Changes of `num_images` images of `size` pixels."""
+        """Draw the changes for `num_images` images of `size` pixels."""
         reach = round(self.shift * size)
         jitter_F2 = random.uniform(-self.jitter, self.jitter, (num_images, 2))
         return Changes(reach, random.integers(0, 2 * reach + 1, (num_images, 2)), jitter_F2)
@@ -38,9 +38,12 @@ class Augment:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """`offset_F2`: of the window in an image with `reach` pixels around it, down and right.
+    """Changes drawn for a batch of images.
 
-    `jitter_F2`: what contrast gains, and brightness.
+    Attributes:
+        reach: padding around each image, pixels.
+        offset_F2: offset of the crop window in the padded image, down and right, pixels.
+        jitter_F2: change of contrast and of brightness, as a share of full scale.
     """
 
     reach: int
@@ -48,11 +51,11 @@ class Changes:
     jitter_F2: Float64
 
     def part(self, which: slice) -> Changes:
-        """Those of some of the images."""
+        """Select the changes of some of the images."""
         return Changes(self.reach, self.offset_F2[which], self.jitter_F2[which])
 
     def __call__(self, images_FRR3: UInt8) -> UInt8:
-        """The images, changed; the ones given stay as they are."""
+        """Return changed copies of the images."""
         reach, size = self.reach, images_FRR3.shape[1]
         padding = ((0, 0), (reach, reach), (reach, reach), (0, 0))
         padded = np.pad(images_FRR3, padding, mode="edge")

@@ -1,4 +1,4 @@
-"""The `nora-sft` command: a data set and a checkpoint in, a fine-tuned checkpoint out."""
+"""The `nora-sft` command, which fine-tunes a checkpoint on a data set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stop:
 
 
 def main() -> NoReturn:
-    """Exit codes as `run_command`; 130 also when the state was saved first."""
+    """Run the command with the exit codes of `run_command`; 130 also after saving the state."""
     logging.basicConfig(format="%(message)s")
     run_command(_main, when_interrupted="stopped; --resume goes on from the last saved state")
 

@@ -1,4 +1,4 @@
-"""How far the tool has to go: target of an auxiliary loss that is no part of NORA-1.5.
+"""Tool displacement to the next keyframe, the target of an auxiliary loss that NORA-1.5 lacks.
 
 Legend: N steps, A action dim.
 """
@@ -11,14 +11,15 @@ from nora_core.types import Float64
 from nora_training.data.dataset import Steps
 
 IS_OPEN = 0.5
-SCALE_M = 0.1  # the network tells the displacement in this unit
+SCALE_M = 0.1  # the network predicts the displacement in this unit
 
 
 def to_keyframe(steps: Steps) -> Float64:
-    """Displacement (N, 3), m, from every step to the next change of the gripper.
+    """Return the displacement (N, 3), m, from every step to the next keyframe.
 
-    That is the step whose gripper command (open or closed) differs from the one before it, or
-    the end of the episode. As measured; where that is not known, the sum of the commands.
+    A keyframe is a step whose gripper command (open or closed) differs from the one before it, or
+    the end of the episode. The displacement is measured; if an episode lacks measurements, it is
+    the sum of the commands.
     """
     actions_NA, num_steps = steps.actions_NA, len(steps.actions_NA)
     is_open_N = actions_NA[:, 6] > IS_OPEN

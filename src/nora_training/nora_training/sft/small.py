@@ -1,4 +1,4 @@
-"""A small untrained NORA-1.5 for one data set, of a size that learns on a laptop.
+"""A small untrained NORA-1.5 for one data set, small enough to train on a laptop.
 
 `python -m nora_training.sft.small --dataset DIR --out CHECKPOINT`
 

@@ -1,1 +1,1 @@
-"""What every trainer shares."""
+"""Training code shared by all trainers."""

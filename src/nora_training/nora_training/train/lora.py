@@ -19,7 +19,10 @@ ADDED = ("lora_A", "lora_B", "trainable_tokens_delta")
 
 
 def add(model: Nora, rank: int, has_tokens: bool) -> None:
-    """Change `model` in place: its backbone is frozen but for adapters and, if asked for, rows."""
+    """Freeze the backbone of `model` in place and add trainable adapters to it.
+
+    With `has_tokens`, the embedding rows of the action tokens are trained too.
+    """
     first, count = model.config.action_token_min, model.config.num_action_tokens
     rows = {EMBEDDING: list(range(first, first + count))} if has_tokens else None
     config = LoraConfig(
@@ -29,7 +32,7 @@ def add(model: Nora, rank: int, has_tokens: bool) -> None:
 
 
 def merged(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters by the names they had before `add`, with what was added worked in."""
+    """Merge the adapters; return the parameters by the names they had before `add`."""
     state = {
         _plain(name): parameter.detach()
         for name, parameter in model.named_parameters()

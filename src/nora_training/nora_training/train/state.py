@@ -1,7 +1,8 @@
-"""What a run continues from, on disk: `state/step_N`, the two newest, each whole or not there.
+"""Saved training states from which a run resumes: the two newest `state/step_N`, each atomic.
 
-In each: `weights.safetensors` (parameters), `average.safetensors` (if one is kept), `optimizer.pt`
-(tensors and numbers), and `state.json`: the step, progress, and the sums of the other files.
+Each folder has `weights.safetensors` (parameters), `average.safetensors` (if one is kept),
+`optimizer.pt` (tensors and numbers), and `state.json`: the step, progress, and the checksums of
+the other files.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """After `step` optimizer steps. `progress`: what else the trainer must know, as JSON."""
+    """Training state after `step` optimizer steps; `progress` is further JSON of the trainer."""
 
     step: int
     weights: Mapping[str, torch.Tensor]
@@ -39,7 +40,7 @@ class State:
 
 
 def save(folder: Path, state: State) -> Path:
-    """Write beside, then rename: a kill at any moment leaves the older ones as they were."""
+    """Write atomically: if the process is killed, the older states remain unchanged."""
     partial = folder / f"{PARTIAL}_{state.step}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -61,12 +62,12 @@ def save(folder: Path, state: State) -> Path:
 
 
 def exists(folder: Path) -> bool:
-    """Whether one was ever saved, whole or not."""
+    """Return whether any state was saved, complete or not."""
     return bool(_states(folder))
 
 
 def load(folder: Path) -> State | None:
-    """The newest state that is whole; what is not is named in a warning and passed over."""
+    """Return the newest complete state; log a warning for each damaged one that is skipped."""
     for path in _states(folder):
         problem = _problem(path)
         if problem is None:
@@ -76,7 +77,7 @@ def load(folder: Path) -> State | None:
 
 
 def _states(folder: Path) -> list[Path]:
-    """Newest first."""
+    """List the folders of the states, newest first."""
     return sorted(folder.glob(f"{PREFIX}*"), reverse=True)
 
 
@@ -108,7 +109,7 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _sum(path: Path) -> list[int]:
-    """Size and CRC-32."""
+    """Return the size and the CRC-32 of a file."""
     crc = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
