@@ -139,7 +139,7 @@ def make_bags(folder: Path, storage: StoragePlugin, seconds: int, num: int) -> P
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of a whole `nora-dataset build`; `peak_mb` of the largest process, the rest of all."""
+    """Cost of a whole `nora-dataset build`; `peak_mb` of the largest process, the rest of all."""
 
     seconds: float
     cpu_seconds: float
@@ -147,7 +147,7 @@ class Cost:
 
 
 def one_camera(folder: Path) -> Path:
-    """The simulated robot's file with its first camera alone."""
+    """Write the simulated robot's file with only its first camera."""
     data = yaml.safe_load(CONFIG.read_text())
     path = folder / CONFIG.name
     path.write_text(yaml.safe_dump({**data, "cameras": data["cameras"][:1]}))

@@ -236,7 +236,7 @@ def test_bags_are_found_at_any_depth(tmp_path, good_bag):
 FUTURE = demo_bags.header(START_NS + 10**12)
 PAST = demo_bags.header(START_NS - 10**9)
 BAD = {
-    "image_raw: expected images, got none": lambda r: without(r, "image_raw"),
+    "image_raw: images are missing": lambda r: without(r, "image_raw"),
     r"image_raw: expected type sensor_msgs/msg/Image, got std_msgs/msg/String": lambda r: [
         *without(r, "image_raw"),
         *[
@@ -270,7 +270,7 @@ BAD = {
     r"commands: expected one at a time": lambda r: changed(
         r, "bridge/command", 5, header=demo_bags.header(START_NS + 4 * STEP_NS)
     ),
-    r"joint_states: expected joints .* got none of \['waist'": lambda r: changed(
+    r"joint_states: expected joints .* of which \['waist'": lambda r: changed(
         r, "joint_states", 5, name=[f"other{i}" for i in range(7)]
     ),
     r"joint_states: expected 7 positions, one per name, got 6": lambda r: changed(
@@ -279,7 +279,7 @@ BAD = {
     r"expected actions from auto, available: none": lambda r: without(
         r, "bridge/command", "ee_pose", "joint_states"
     ),
-    r"expected motion, got none in": lambda r: [
+    r"motion is missing in": lambda r: [
         demo_bags.command(np.array([0, 0, 0, 0, 0, 0, 1.0]), s.log_ns)
         if s.topic.endswith("command")
         else s

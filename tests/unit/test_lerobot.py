@@ -321,7 +321,7 @@ def test_what_cannot_be_used_is_skipped_and_named(tmp_path, capsys):
     assert import_lerobot(root, tmp_path / "out", *FRONT) == 1
     said = capsys.readouterr()
     assert "1 episode, 3 steps; 3 skipped" in said.out
-    reasons = ("expected motion", "gripper: expected 0 ... 1, got -1", "expected finite actions")
+    reasons = ("motion is missing", "gripper: expected 0 ... 1, got -1", "expected finite actions")
     for number, reason in enumerate(reasons):
         assert f"skipped episode {number}: {reason}" in said.err
     assert [e.instruction for e in Dataset.load(tmp_path / "out").entries] == ["task 3"]
@@ -357,7 +357,7 @@ def test_half_an_export_is_no_data_set(ours, tmp_path, capsys):
     (half,) = tmp_path.glob(".theirs.*")  # what a kill would leave
     assert not theirs.exists()
     assert import_lerobot(half, tmp_path / "back") == 2
-    assert "no LeRobot data set, or half of one" in capsys.readouterr().err
+    assert "no LeRobot data set, or an incomplete one" in capsys.readouterr().err
     export.close()
     assert not half.exists()
     assert nora_dataset("export-lerobot", ours.root, "--out", theirs) == 0
@@ -393,5 +393,5 @@ def test_a_video_can_be_read_from_anywhere(tmp_path):
     reader = VideoReader(path, 5)
     for first, num in ((0, 2), (5, 5), (3, 4), (0, 10)):
         np.testing.assert_array_equal(list(reader.read(first, num)), images[first : first + num])
-    with pytest.raises(ValueError, match="expected a frame number 10, got none"):
+    with pytest.raises(ValueError, match="frame number 10 is missing"):
         list(reader.read(8, 3))

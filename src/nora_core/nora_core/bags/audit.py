@@ -14,12 +14,12 @@ FUTURE_NS = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a topic on the record list must keep to; None: it may be as it likes.
+    """The limits that a topic on the record list must keep; None means no limit.
 
     Attributes:
         max_gap_ns: longest silence, also after the start and before the end of the episode.
         max_age_ns: oldest header stamp at receipt.
-        is_required: whether the episode needs a message of it; what is there keeps to the limits.
+        is_required: whether the episode needs a message of it; the limits apply in either case.
     """
 
     max_gap_ns: int | None = None
@@ -28,7 +28,7 @@ class Expectation:
 
 
 def expectations(embodiment: Embodiment, resolve: Callable[[str], str]) -> dict[str, Expectation]:
-    """By full topic name, for the record list: what the policy and the bridge would live with.
+    """The limits that policy and bridge need, for every full topic name on the record list.
 
     Args:
         embodiment: its cameras, arm state and chunks have limits, the rest has none.
@@ -69,7 +69,7 @@ class TopicAudit:
 class AuditReport:
     """The verdict: `problems` are those of the whole episode, beside those of each topic.
 
-    `remarks` are worth knowing, but turn nothing red.
+    `remarks` are information and do not make the report red.
     """
 
     duration_s: float
@@ -119,10 +119,10 @@ class _Seen:
 
 
 class Audit:
-    """Told of every message as it is written; asked once, at the end.
+    """Collect the statistics of every written message and report once, at the end.
 
     Args:
-        expected: by full topic name; topics beyond these are reported, never missed.
+        expected: by full topic name; other topics are reported but never required.
         start_ns: start of the episode on the clock of the receipt stamps.
     """
 

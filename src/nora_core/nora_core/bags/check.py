@@ -56,7 +56,10 @@ def check(folder: Path, expected: Mapping[str, Expectation]) -> AuditReport:
 
 
 def _has_header(reader: Reader) -> dict[str, bool | None]:
-    """By type, as the bag defines it or else as it is installed here; None: nobody knows."""
+    """Whether a type has a header, by its definition in the bag or else the installed one.
+
+    None if there is no definition.
+    """
     definitions = Definitions.of_bag(Definitions(message_folders()))
     for connection in reader.connections:
         encoding = f"ros2{connection.msgdef.format.name.lower()}"

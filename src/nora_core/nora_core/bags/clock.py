@@ -1,4 +1,4 @@
-"""Was the recorder's clock set back? Readers sort messages by time: only the files can tell."""
+"""Detect non-monotonic time stamps in the files; readers sort messages and would hide them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def decoding(prefix: str = "") -> Iterator[None]:
 
 
 def decoded(items: Iterable[T], prefix: str = "") -> Iterator[T]:
-    """The items of a library's generator, which is guarded as in `decoding`."""
+    """Yield the items of a library's generator, guarded as in `decoding`."""
     iterator = iter(items)
     while True:
         with decoding(prefix):

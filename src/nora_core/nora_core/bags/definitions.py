@@ -50,7 +50,7 @@ class Definitions:
 
     @classmethod
     def of_bag(cls, others: Definitions | None = None) -> Definitions:
-        """What a bag teaches by `learn`, whatever is installed here; beyond that, `others`."""
+        """Definitions that a bag adds by `learn`; for types that it lacks, those of `others`."""
         return cls((), Stores.EMPTY, others)
 
     def learn(self, type_name: str, text: str, encoding: str) -> None:
@@ -72,7 +72,7 @@ class Definitions:
             self._store.register(new)
 
     def learn_if_usable(self, type_name: str, text: str, encoding: str) -> None:
-        """As `learn`, but what is no definition is left out; ask `knows` before the type is used.
+        """Like `learn`, but ignore invalid definitions; call `knows` before the type is used.
 
         Bags hold an empty one of encoding "" or "unknown" where the recorder found none.
         """

@@ -1,4 +1,4 @@
-"""What an episode is: its number, its folder, its label (`label.yaml` beside the bag)."""
+"""The number, the folder and the label (`label.yaml` beside the bag) of an episode."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Label:
         return cls.load(folder) if OURS & entries(folder).keys() else None
 
     def save(self, folder: Path) -> None:
-        """Write `folder/label.yaml`, whole or not at all."""
+        """Write `folder/label.yaml` atomically (temporary file, then rename)."""
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         temporary = folder / f".{LABEL}"
         with temporary.open("w", encoding="utf-8") as file:
@@ -111,7 +111,7 @@ def entries(folder: Path) -> dict[str, str]:
 
 
 def texts(values: Mapping[Any, object]) -> dict[str, str]:
-    """As custom data must be; what has no value is left out."""
+    """Convert the values to text, as custom data require; omit entries without a value."""
     return {str(key): str(value) for key, value in values.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Messages from our types to the bytes of a bag (CDR), without ROS."""
+"""Serialise our types as ROS messages (CDR) for a bag, without ROS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Encoder:
         return self._encode("std_msgs/msg/String", data=data)
 
     def image(self, frame: Frame, camera: str) -> Encoded:
-        """As rgb8, with the camera's name as frame."""
+        """Encode an image as rgb8, with the camera's name as frame."""
         height, width, _ = frame.rgb_HW3.shape
         return self._encode(
             "sensor_msgs/msg/Image",
@@ -82,7 +82,7 @@ class Encoder:
         )
 
     def stamped(self, type_name: str, stamp_ns: int, fields: Fields) -> Encoded:
-        """Any message whose other fields are numbers and texts."""
+        """Encode any message whose other fields are numbers and texts."""
         return self._encode(type_name, header=self._header(stamp_ns), **fields)
 
     def _encode(self, type_name: str, **fields: Any) -> Encoded:

@@ -12,7 +12,7 @@ CARD = ("card.json", "config.json")
 
 
 def provenance(embodiment_file: Path, embodiment: str, checkpoint: str) -> Provenance:
-    """Of a robot's file and, unless it is empty, a checkpoint folder.
+    """Provenance from a robot's file and, unless it is empty, a checkpoint folder.
 
     Raises:
         FileNotFoundError: one of them is not there.

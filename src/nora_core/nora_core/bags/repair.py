@@ -1,4 +1,4 @@
-"""Give a bag that was cut off its index and metadata back, and say what could be kept."""
+"""Restore the index and metadata of a truncated bag, and report what could be recovered."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _rewrite(folder: Path, sources: list[Path], target: Path) -> RepairReport:
 
 
 def _relabel(folder: Path, end_ns: int) -> tuple[dict[str, str], list[str]]:
-    """Custom data, and why some are lost.
+    """Return the custom data, and why some are lost.
 
     They are those of our label, which is closed; or those of somebody else's bag, and over them
     what is said by a label that was written by hand.
@@ -191,7 +191,7 @@ def _relabel(folder: Path, end_ns: int) -> tuple[dict[str, str], list[str]]:
 
 
 def _custom_data(path: Path) -> dict[str, str]:
-    """Those of a metadata file; raises `ValueError` if it ends before them."""
+    """Custom data of a metadata file; raises `ValueError` if it ends before them."""
     match load_yaml(path.read_text(encoding="utf-8")):
         case {"rosbag2_bagfile_information": {"custom_data": dict() as custom}}:
             return texts(custom)

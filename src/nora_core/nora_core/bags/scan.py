@@ -1,4 +1,4 @@
-"""Read an MCAP file front to back, as far as it goes: for files without an index, or torn ones.
+"""Read an MCAP file sequentially up to the first damage: for truncated files or without index.
 
 Record layout: MCAP specification, "Records" (little endian; opcode, length, content).
 """
@@ -99,7 +99,7 @@ class McapScan:
             self.good_bytes = file.tell()
 
     def _chunk(self, file: BinaryIO, size: int) -> Iterator[Message]:
-        """The records of a chunk; of one that is cut off, those that are whole."""
+        """The records of a chunk; of a truncated chunk, only the complete ones."""
         content = file.read(size)
         start = file.tell() - len(content)
         _, _, plain_size, crc, name_size = unpack("<QQQII", content)

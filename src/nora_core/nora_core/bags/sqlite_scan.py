@@ -73,7 +73,7 @@ class SqliteScan:
             self.good_bytes += len(data)
 
     def _learn(self, database: sqlite3.Connection) -> None:
-        """Bags older than Iron define no types; then those installed here must do."""
+        """Learn the types of the bag, or use the installed ones if it is older than Iron."""
         tables = "SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'"
         if database.execute(tables).fetchone() is None:
             return

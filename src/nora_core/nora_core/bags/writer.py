@@ -30,7 +30,7 @@ class Topic:
 
     @property
     def is_latched(self) -> bool:
-        """Whether every publisher repeats its last message to who comes late."""
+        """Whether every publisher repeats its last message to late subscribers."""
         durabilities = {qos.durability for qos in self.qos}
         return durabilities == {QosDurability.TRANSIENT_LOCAL}
 
@@ -85,7 +85,7 @@ class BagWriter:
         return connection
 
     def add_undefined(self, topic: Topic) -> None:
-        """As `add`, with an empty definition, as `ros2 bag record` does where it finds none."""
+        """Like `add`, with an empty definition, as `ros2 bag record` does where it finds none."""
         storage = self._storage()
         if topic.type_name not in self._writer.added_types:
             schema = Schema(len(storage.schemas) + 1, topic.type_name, encoding="", data="")
@@ -116,7 +116,7 @@ class BagWriter:
         self._writer.close()
 
     def abort(self) -> None:
-        """Let go of the file as it is: no index, no metadata. Only for after an `OSError`."""
+        """Close the file as it is, without index and metadata. Only for after an `OSError`."""
         with contextlib.suppress(OSError):  # the bytes that could not be written, once more
             self._writer.abort()
 

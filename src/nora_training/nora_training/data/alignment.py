@@ -21,7 +21,7 @@ GRIPPER_STILL = 1e-3  # of the opening: a measured finger trembles
 
 @dataclass(frozen=True, slots=True)
 class ToolPath:
-    """The tool's way in the base frame: linear between knots, at rest before and after them.
+    """Path of the tool in the base frame: linear between knots, at rest before and after them.
 
     `stamps_M`: int64 ns, strictly increasing; `positions_M3`: m; `rotations`: M of them.
     """
@@ -46,12 +46,12 @@ class ToolPath:
         return np.hstack([np.diff(self.positions(grid), axis=0), turns])
 
     def positions(self, times_N: Int64) -> Float64:
-        """(N, 3) at `times_N`, ns; the first or last one outside of the path."""
+        """Positions (N, 3) at `times_N`, ns; the first or last one outside of the path."""
         knots_s, times_s = self._seconds(times_N)
         return np.stack([np.interp(times_s, knots_s, p) for p in self.positions_M3.T], axis=1)
 
     def is_known(self, grid: Int64, max_gap_ns: int) -> NDArray[np.bool_]:
-        """Which periods of `grid` (N + 1,) keep clear of knots more than `max_gap_ns` apart."""
+        """Mask of the periods of `grid` (N + 1,) clear of knots more than `max_gap_ns` apart."""
         before = np.flatnonzero(np.diff(self.stamps_M) > max_gap_ns)
         begins, ends = self.stamps_M[before], self.stamps_M[before + 1]
         is_in_gap = (grid[:-1, None] < ends) & (grid[1:, None] > begins)
@@ -67,7 +67,7 @@ class ToolPath:
 def commanded_path(
     stamps_N: Int64, translations_N3: Float64, rotations_N3: Float64, period_ns: int
 ) -> ToolPath:
-    """The way that relative steps lead, from the origin.
+    """Integrate relative steps to a path from the origin.
 
     A step takes one period, or less when the next one starts earlier.
 
@@ -93,7 +93,7 @@ def commanded_path(
 
 
 def held(stamps_M: Int64, values_M: Float64, times_N: Int64) -> Float64:
-    """The newest value at each time, (N,); the first one before there is any."""
+    """Zero-order hold: the newest value at each time, (N,); the first value before any."""
     newest = np.searchsorted(stamps_M, times_N, side="right") - 1
     return values_M[np.maximum(newest, 0)]
 

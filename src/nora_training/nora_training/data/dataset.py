@@ -4,7 +4,7 @@
     embodiment.yaml                  copy of the embodiment's file
     episodes/<hash>/episode.json     the entry
                     steps.npz        an array for each field of `Steps`
-                    <camera>.npy     (N, size, size, 3) uint8, oriented, cut and resized
+                    <camera>.npy     (N, size, size, 3) uint8, rotated, cropped and resized
 
 Legend: N steps, A action dim.
 """
@@ -71,7 +71,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """As in `Episode`; `image_stamps_N` is of the oldest image seen, ns, or `NO_IMAGE`."""
+    """The steps of an `Episode`; `image_stamps_N`: of the oldest image, ns, or `NO_IMAGE`."""
 
     stamps_N: Int64
     image_stamps_N: Int64
@@ -81,9 +81,9 @@ class Steps:
 
     @property
     def ends_N(self) -> Int64:
-        """Where the stretch of every step ends, exclusive.
+        """The exclusive end of the segment of every step.
 
-        A stretch ends where something else moved the tool before the next step (by more than
+        A segment ends where something else moved the tool before the next step (by more than
         `MOVED_M`): what comes then answers to that, and must not be learned as what follows the
         image before. Steps left out because nothing moved end none.
         """
@@ -100,7 +100,7 @@ class Steps:
         return observed
 
     def future(self, start: int) -> Float64:
-        """Actions (S, A) from step `start` to the end of its stretch."""
+        """Actions (S, A) from step `start` to the end of its segment."""
         return self.actions_NA[start : self.ends_N[start]]
 
 
@@ -133,17 +133,17 @@ class Dataset:
 
     @property
     def cameras(self) -> tuple[Camera, ...]:
-        """For the `Preprocessor`: the images here are oriented and cut already."""
+        """The cameras for the `Preprocessor`: the images are already rotated and cropped."""
         cameras = self.embodiment.cameras
         return tuple(dataclasses.replace(camera, rotation_deg=0, crop=None) for camera in cameras)
 
     def split(self, entry: Entry) -> Split:
-        """By the bag's hash alone: an episode never changes sides when others come or go."""
+        """The split by the bag's hash alone, which does not change with the other episodes."""
         draw = int(entry.sha256[:8], 16) / 2**32
         return "val" if draw < self.val_fraction else "train"
 
     def select(self, split: Split, outcomes: Sequence[Outcome]) -> tuple[Entry, ...]:
-        """The episodes of one side that ended in one of these ways."""
+        """The episodes of one split with one of these outcomes."""
         names = {outcome.name for outcome in outcomes}
         return tuple(e for e in self.entries if e.outcome in names and self.split(e) == split)
 
@@ -170,7 +170,7 @@ class Dataset:
             return Steps(*(arrays[field.name] for field in dataclasses.fields(Steps)))
 
     def images(self, entry: Entry, camera: str) -> UInt8:
-        """(N, size, size, 3), read from disk when used; black where there was no image."""
+        """Images (N, size, size, 3), read from disk when used; black where there was no image."""
         path = self.root / EPISODES / entry.folder / f"{camera}.npy"
         images: UInt8 = np.load(path, mmap_mode="r")
         return images
@@ -181,7 +181,7 @@ class Dataset:
         What never moves by more than rounding gets no width, or noise would be scaled to +-1.
         """
         if not entries:
-            raise ValueError("statistics: expected episodes, got none")
+            raise ValueError("statistics: episodes are missing")
         actions = np.concatenate([self.steps(entry).actions_NA for entry in entries])
         q01_A, q99_A = np.quantile(actions, [0.01, 0.99], axis=0)
         q99_A = np.where(q99_A - q01_A < ROUNDING, q01_A, q99_A)
@@ -195,7 +195,7 @@ def statistics_json(key: str, statistics: Statistics) -> str:
 
 
 def create_images(folder: Path, camera: str, num_steps: int, size: int) -> UInt8:
-    """The file of a camera in an episode's folder, (num_steps, size, size, 3), black at first.
+    """Create the file of a camera in the folder, (num_steps, size, size, 3), black at first.
 
     Raises:
         OSError: the disk is full.
@@ -209,7 +209,7 @@ def create_images(folder: Path, camera: str, num_steps: int, size: int) -> UInt8
 
 
 def save_episode(folder: Path, entry: Entry, steps: Steps) -> None:
-    """Everything in an episode's folder but the images."""
+    """Write everything in an episode's folder except the images."""
     np.savez(folder / "steps.npz", **{name: getattr(steps, name) for name in Steps.__slots__})
     (folder / "episode.json").write_text(json.dumps(dataclasses.asdict(entry), indent=1) + "\n")
 
@@ -217,7 +217,7 @@ def save_episode(folder: Path, entry: Entry, steps: Steps) -> None:
 def write_index(
     root: Path, settings: Settings, entries: Sequence[Entry], val_fraction: float
 ) -> None:
-    """All at once: there is an old or a new index, never half of one."""
+    """Write the index atomically (temporary file, then rename)."""
     data: dict[str, Any] = {"settings": dataclasses.asdict(settings), "val_fraction": val_fraction}
     data["episodes"] = [dataclasses.asdict(entry) for entry in entries]
     partial = root / f".{INDEX}"

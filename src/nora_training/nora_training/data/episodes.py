@@ -1,4 +1,4 @@
-"""One bag, one episode: what was asked, what was done, and what the cameras saw.
+"""Read one episode from one bag: the instruction, the actions and the images.
 
 Legend: N steps, M messages, A action dim.
 """
@@ -49,7 +49,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What was asked between `begin_ns` and `end_ns`, and what came of it."""
+    """The instruction between `begin_ns` and `end_ns`, and its outcome."""
 
     instruction: str
     outcome: Outcome
@@ -58,7 +58,7 @@ class _Task:
 
 
 def read_episode(bag: Bag, embodiment: Embodiment, source: Choice = "auto") -> Episode:
-    """Steps of `embodiment`'s period.
+    """Read the steps of a bag at the period of `embodiment`.
 
     Args:
         bag: an open one.
@@ -95,7 +95,7 @@ def _episode(task: _Task, motion: Motion, found: list[Motion], period_s: float) 
     actions_NA = motion.steps(grid)
     keep = moving(actions_NA)
     if not keep.any():
-        raise ValueError(f"expected motion, got none in {num_periods} steps")
+        raise ValueError(f"motion is missing in {num_periods} steps")
     measured_N6, positions_N3 = (np.full((num_periods, dim), np.nan) for dim in (6, 3))
     if measured := [other for other in found if other.source != "command"]:
         path = measured[0].path
@@ -117,7 +117,7 @@ def _episode(task: _Task, motion: Motion, found: list[Motion], period_s: float) 
 def observations(
     bag: Bag, episode: Episode, embodiment: Embodiment
 ) -> Iterator[Observation | Rejection[NoObservation]]:
-    """What the policy would have seen at the start of each step, or why nothing.
+    """Yield the policy's observation at the start of each step, or why there is none.
 
     The bag's images go through the `ObservationBuffer` of the policy node, in the order they came.
 
@@ -176,15 +176,15 @@ def _connections(bag: Bag, camera: Camera) -> list[Connection]:
 
 
 def _compressed(camera: Camera) -> str:
-    """As image_transport names it."""
+    """The topic of the compressed images, as image_transport names it."""
     return f"{camera.topic}/compressed"
 
 
 def _decode(image: Message) -> Frame:
-    """JPEG, PNG or whatever else OpenCV reads.
+    """Decode JPEG, PNG or any other format that OpenCV reads.
 
     Raises:
-        ValueError: it does not.
+        ValueError: OpenCV cannot decode it.
     """
     data = np.frombuffer(image.msg.data, np.uint8)
     try:
@@ -205,11 +205,11 @@ def _check_robot(bag: Bag, embodiment: Embodiment) -> None:
         raise ValueError(f"embodiment: expected {embodiment.name}, got {name}")
     for camera in embodiment.cameras:
         if not _connections(bag, camera):
-            raise ValueError(f"{camera.topic}: expected images, got none")
+            raise ValueError(f"{camera.topic}: images are missing")
 
 
 def _task(labels: Mapping[str, str], read: Messages) -> _Task:
-    """From the labels, and what they do not say from the topics."""
+    """Read the task from the labels, and from the topics where the labels lack it."""
     outcome = _outcome(labels, read)
     if instruction := labels.get("instruction", "").strip():
         return _Task(instruction, outcome)

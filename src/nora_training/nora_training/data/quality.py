@@ -118,7 +118,7 @@ def clipped_share(actions_NA: Float64, statistics: Statistics) -> float:
 
 
 def agreement(commanded_N6: Float64, measured_N6: Float64) -> Float64:
-    """How often signs agree, (6,) of 0 ... 1, NaN for an axis that never moves.
+    """Share of steps whose signs agree, (6,) of 0 ... 1, NaN for an axis that never moves.
 
     An arm follows late: a step counts as agreeing if this or the next measured one does.
     """

@@ -21,7 +21,7 @@ UNITS = (*["m"] * 3, *["rad"] * 3, "opening")
 
 
 def write_report(folder: Path, dataset: Dataset, statistics: Statistics, quality: Quality) -> Path:
-    """`report.md` and its plots into `folder`; the path of the report."""
+    """Write `report.md` and its plots into `folder`; returns the path of the report."""
     folder.mkdir(parents=True, exist_ok=True)
     _plot_actions(folder / ACTIONS, dataset, statistics)
     _plot_episodes(folder / EPISODES, dataset, quality)

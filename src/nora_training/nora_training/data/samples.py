@@ -95,7 +95,7 @@ class Samples(Sequence[Sample]):
         return Observation(images, self.entries[episode].instruction, stamp_ns)
 
     def episode(self, index: int) -> int:
-        """Which of `entries` a sample is from."""
+        """The index into `entries` of the episode of a sample."""
         return int(self._episode_S[index])
 
     def num_real(self, index_B: Int64) -> Int64:

@@ -48,7 +48,7 @@ class Motion:
 
 
 def motion_topics(embodiment: Embodiment) -> dict[str, str]:
-    """The topics that `motions` wants, and their types."""
+    """The topics that `motions` needs, and their types."""
     topics = {
         COMMAND: "nora_msgs/msg/EndEffectorDelta",
         EE_POSE: "geometry_msgs/msg/PoseStamped",
@@ -59,7 +59,7 @@ def motion_topics(embodiment: Embodiment) -> dict[str, str]:
 
 
 def motions(read: Messages, embodiment: Embodiment, source: Choice) -> list[Motion]:
-    """What was commanded, then what was measured, as far as the messages tell.
+    """Commanded motion, then measured motion, as far as the messages contain them.
 
     Joints go through forward kinematics when there are no poses, or when `source` wants them.
 
@@ -97,7 +97,7 @@ def _commanded(read: Messages, embodiment: Embodiment) -> Motion | None:
 
 
 def _joints(read: Messages, embodiment: Embodiment) -> _Joints | None:
-    """Joints (M, J) and gripper of the driver's joint states."""
+    """Read joints (M, J) and gripper of the driver's joint states."""
     if embodiment.driver is None or embodiment.arm is None:
         return None
     topic = embodiment.driver.state_topic
@@ -111,7 +111,9 @@ def _joints(read: Messages, embodiment: Embodiment) -> _Joints | None:
             raise ValueError(f"{topic}: expected {expected} positions, one per name, got {got}")
         position = dict(zip(message.msg.name, message.msg.position, strict=True))
         if missing := [name for name in names if name not in position]:
-            raise ValueError(f"{topic}: expected joints {list(names)}, got none of {missing}")
+            raise ValueError(
+                f"{topic}: expected joints {list(names)}, of which {missing} are missing"
+            )
         rows.append([position[name] for name in names])
     stamps_M, new = np.unique(stamps_M, return_index=True)
     values = np.array(rows, np.float64)[new]

@@ -1,4 +1,4 @@
-"""An episode as a video: what the policy saw, and what was done then."""
+"""Render an episode as a video: the images of the policy and the actions that follow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ UInt8 = NDArray[np.uint8]
 
 
 def write_video(path: Path, dataset: Dataset, entry: Entry, statistics: Statistics) -> None:
-    """All cameras side by side, one picture per step at the speed of the policy.
+    """Write a video of all cameras side by side, one image per step at the speed of the policy.
 
-    Below them the action that follows the picture: a bar per dimension within the quantiles of
+    Below them the action that follows the image: a bar per dimension within the quantiles of
     normalisation, the gripper's within 0 closed ... 1 open.
     """
     steps = dataset.steps(entry)

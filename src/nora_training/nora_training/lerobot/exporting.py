@@ -50,14 +50,14 @@ class Export:
             raise ValueError(f"crf: expected 0 ... 51, got {self.crf}")
 
     def run(self, dataset: Dataset) -> Iterator[Entry]:
-        """Write `dataset`, the one of `root`; yields every entry once it is written.
+        """Write `dataset`, which was read from `root`; yields every entry once it is written.
 
         Raises:
             ValueError: it cannot be expressed.
             FileExistsError: `out` is there.
         """
         if not dataset.entries:
-            raise ValueError(f"{self.root}: expected episodes, got none")
+            raise ValueError(f"{self.root}: episodes are missing")
         if dataset.settings.image_size % 2:
             raise ValueError(
                 f"image_size: expected an even one for videos, got {dataset.settings.image_size}"
@@ -88,7 +88,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _files(entries: Sequence[Entry]) -> list[list[int]]:
-    """The numbers of the episodes of each file."""
+    """Group the numbers of the episodes by file."""
     starts = np.cumsum([0, *(entry.num_steps for entry in entries[:-1])])
     files: dict[int, list[int]] = {}
     for episode, start in enumerate(starts.tolist()):

@@ -79,12 +79,12 @@ class Import:
                     entries.append(done)
                 yield done
             if not entries:
-                raise ValueError(f"{self.folder}: expected episodes that can be used, got none")
+                raise ValueError(f"{self.folder}: usable episodes are missing")
             settings = Settings(self.image_size, "auto", digest)
             write_index(half, settings, entries, self.val_fraction)
 
     def open(self) -> LeRobotSource:
-        """Raises `ValueError` if it is not whole, or not of the embodiment."""
+        """Open the data set; raises `ValueError` if it is incomplete or of another embodiment."""
         embodiment = Embodiment.load(self.embodiment)
         names = self.action_names or embodiment.action.names
         keys = self.images or tuple(IMAGES + camera.name for camera in embodiment.cameras)
@@ -156,5 +156,5 @@ def _problem(steps: Steps, row: Row) -> str:
     if gripper.min() < -GRIPPER_SLACK or gripper.max() > 1.0 + GRIPPER_SLACK:
         return f"gripper: expected 0 ... 1, got {gripper.min():g} ... {gripper.max():g}"
     if not moving(steps.actions_NA).any():
-        return f"expected motion, got none in {len(gripper)} steps"
+        return f"motion is missing in {len(gripper)} steps"
     return ""

@@ -52,7 +52,7 @@ def frame_rate(embodiment: Embodiment) -> int:
 
 
 def write_meta(root: Path, dataset: Dataset, rows: list[Row], tasks: list[str], crf: int) -> None:
-    """All of it, `info.json` last; `rows` are those of `meta/episodes`."""
+    """Write the `meta` folder, `info.json` last; `rows` are those of `meta/episodes`."""
     ends = {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
     wide = [row | ends | _columns(dataset, dataset.entries[row["episode_index"]]) for row in rows]
     names = dict.fromkeys(name for row in wide for name in row)
@@ -128,7 +128,7 @@ def _features(dataset: Dataset, video: Row) -> dict[str, Row]:
 
 
 def _statistics(dataset: Dataset, entries: Sequence[Entry]) -> dict[str, Row]:
-    """Of actions and of images (0 ... 1, per channel); what was never measured has none."""
+    """Statistics of actions and images (0 ... 1, per channel); unmeasured features have none."""
     steps = [dataset.steps(entry) for entry in entries]
     found = {ACTION: _of_vectors(np.concatenate([step.actions_NA for step in steps]))}
     for feature, name in ((MEASURED, "measured_N6"), (POSITION, "positions_N3")):
@@ -149,7 +149,7 @@ def _of_vectors(x_NK: Float64) -> Row:
 
 
 def _of_images(parts: Iterable[UInt8]) -> Row:
-    """From how often each channel has each of the 256 values, over all of (N, H, W, 3)."""
+    """Image statistics from the histograms (256 values) of each channel of (N, H, W, 3)."""
     value_V = np.arange(256) / 255.0
     counts_3V = np.zeros((3, 256), np.int64)
     num = 0

@@ -45,9 +45,7 @@ class LeRobotSource:
     ) -> None:
         path = folder / INFO
         if not path.is_file():
-            raise ValueError(
-                f"{path}: expected one, got none: no LeRobot data set, or half of one"
-            )
+            raise ValueError(f"{path} is missing: no LeRobot data set, or an incomplete one")
         self._info: Row = json.loads(path.read_bytes())
         self._folder, self._images, self.fps = folder, images, fps
         version = self._info.get("codebase_version", "")
@@ -101,7 +99,7 @@ class LeRobotSource:
         path = self._path("data_path", row, "data")
         if self._table[0] != path:
             if not path.is_file():
-                raise ValueError(f"{path}: expected a data file, got none")
+                raise ValueError(f"{path}: the data file is missing")
             self._table = (path, pq.read_table(path))
         table = self._table[1]
         part = table.filter(pc.equal(table["episode_index"], row["episode_index"]))

@@ -55,7 +55,7 @@ class VideoReader:
 
     def __init__(self, path: Path, fps: int) -> None:
         if not path.is_file():
-            raise ValueError(f"{path}: expected a video, got none")
+            raise ValueError(f"{path}: the video is missing")
         self._path, self._fps = path, fps
         self._frames = self._decode()
         self._next = 0
@@ -73,7 +73,7 @@ class VideoReader:
             while frame is not None and number < wanted:
                 number, frame = next(self._frames, (-1, None))
             if frame is None or number != wanted:
-                raise ValueError(f"{self._path}: expected a frame number {wanted}, got none")
+                raise ValueError(f"{self._path}: frame number {wanted} is missing")
             self._next = wanted + 1
             yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
