@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nora_core.types import Float64
 from nora_policy.checkpoints.untrained import make_fast_tokenizer
 from nora_policy.models.fast import FastTokenizer
-from nora_policy.models.grammar import FreeSentence, Grammar, Sentence
+from nora_policy.models.grammar import DecodingState, FreeDecodingState, Grammar
 
 HORIZONS = (1, 5)
 ACTION_DIM = 7
@@ -90,22 +90,22 @@ def encoding(fast: FastTokenizer, settings: Settings) -> list[str]:
     return rows
 
 
-def follow(sentence: Sentence, ids: Iterable[int]) -> list[float]:
+def follow(state: DecodingState, ids: Iterable[int]) -> list[float]:
     """Microseconds of `allowed` and `append` per token."""
 
     def step(token: int) -> None:
-        sentence.allowed()
-        sentence.append(token)
+        state.allowed()
+        state.append(token)
 
     return [microseconds(step, token) for token in ids]
 
 
 def draw(grammar: Grammar, random: np.random.Generator) -> list[int]:
     """Any of the allowed tokens, to the end."""
-    sentence = Sentence(grammar)
-    while not sentence.is_ended:
-        sentence.append(int(random.choice(np.flatnonzero(sentence.allowed()))))
-    return sentence.ids
+    state = DecodingState(grammar)
+    while not state.is_ended:
+        state.append(int(random.choice(np.flatnonzero(state.allowed()))))
+    return state.ids
 
 
 def stepping(fast: FastTokenizer, settings: Settings) -> list[str]:
@@ -127,18 +127,20 @@ def stepping(fast: FastTokenizer, settings: Settings) -> list[str]:
         }
         for name, sequences in texts.items():
             times = [
-                us for ids in sequences for us in follow(Sentence(grammar), (*ids, grammar.end))
+                us
+                for ids in sequences
+                for us in follow(DecodingState(grammar), (*ids, grammar.end))
             ]
             rows.append(f"| {horizon} | {build_ms:.0f} | {name} | {p50_p95(times)} |")
     return rows
 
 
-def greedy(sentence: Sentence | FreeSentence, logits_SV: Float64) -> list[int]:
+def greedy(state: DecodingState | FreeDecodingState, logits_SV: Float64) -> list[int]:
     for logits_V in logits_SV:
-        sentence.append(int(np.where(sentence.allowed(), logits_V, -np.inf).argmax()))
-        if sentence.is_ended:
+        state.append(int(np.where(state.allowed(), logits_V, -np.inf).argmax()))
+        if state.is_ended:
             break
-    return sentence.ids
+    return state.ids
 
 
 def without(fast: FastTokenizer, settings: Settings) -> list[str]:
@@ -157,8 +159,8 @@ def without(fast: FastTokenizer, settings: Settings) -> list[str]:
                 ids = [*fast.encode(chunk), grammar.end]
                 logits_SV = random.normal(size=(2 * grammar.size + 1, grammar.end + 1))
                 logits_SV[np.arange(len(ids)), ids] += random.uniform(3, 7) * (kind == "peaked")
-                free = greedy(FreeSentence(grammar.end, 2 * grammar.size), logits_SV)
-                constrained = greedy(Sentence(grammar), logits_SV)
+                free = greedy(FreeDecodingState(grammar.end, 2 * grammar.size), logits_SV)
+                constrained = greedy(DecodingState(grammar), logits_SV)
                 is_chunk = grammar.accepts(free)
                 bad_free += not is_chunk
                 bad += not grammar.accepts(constrained)

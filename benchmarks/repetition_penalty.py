@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nora_policy.checkpoints.untrained import make_config, make_tokenizer
 from nora_policy.models.config import NoraConfig
 from nora_policy.models.fast import FastTokenizer
-from nora_policy.models.grammar import Grammar, Sentence
+from nora_policy.models.grammar import DecodingState, Grammar
 from nora_policy.models.inputs import IGNORED, ModelInputs
 from nora_policy.models.nora import Nora
 from nora_policy.preprocess import pad_left, with_target
@@ -90,11 +90,11 @@ def ask(
     head = dataclasses.replace(model.config.token_head, repetition_penalty=penalty)
     plain, model.config = model.config, dataclasses.replace(model.config, token_head=head)
     grammar = Grammar(fast, model.config.horizon, model.config.action_dim)
-    sentences = [Sentence(grammar) for _ in chunks]
+    states = [DecodingState(grammar) for _ in chunks]
     with torch.no_grad():
-        model.write(*model.encode(prompts), sentences)
+        model.generate(*model.encode(prompts), states)
     model.config = plain
-    got = np.stack([grammar.decode(sentence.ids) for sentence in sentences])
+    got = np.stack([grammar.decode(state.ids) for state in states])
     expected = np.stack([grammar.decode(fast.encode(chunk)) for chunk in chunks])
     is_same = np.isclose(got, expected).all(axis=(1, 2))
     return float(is_same.mean()), float(np.abs(got - chunks).mean())

@@ -25,7 +25,7 @@ from nora_policy.checkpoints.untrained import make_config, make_fast_tokenizer, 
 from nora_policy.models.config import NORA_LONG_3B
 from nora_policy.models.expert import Prefix
 from nora_policy.models.fast import FastTokenizer
-from nora_policy.models.grammar import FreeSentence, Grammar, Sentence
+from nora_policy.models.grammar import DecodingState, FreeDecodingState, Grammar
 from nora_policy.models.nora import Nora
 from nora_policy.preprocess import Preprocessor
 
@@ -57,8 +57,8 @@ class Settings:
     out: Path | None = None
 
 
-class Limited(Sentence):
-    """A sentence that is cut off after `tokens`, and goes on behind a complete chunk before."""
+class Limited(DecodingState):
+    """A state that is cut off after `tokens`, and goes on behind a complete chunk before."""
 
     def __init__(self, grammar: Grammar, tokens: int) -> None:
         super().__init__(grammar)
@@ -99,13 +99,13 @@ def measure(
     ):
         randoms = [torch.Generator().manual_seed(1000 * repeat + i) for i in range(samples)]
         for name in times:
-            sentences = [
-                FreeSentence(grammar.end, settings.tokens)
+            states = [
+                FreeDecodingState(grammar.end, settings.tokens)
                 if name == "free"
                 else Limited(grammar, settings.tokens)
                 for _ in range(samples)
             ]
-            times[name].append(write_ms(model, prefix, hidden_BLE, sentences, randoms))
+            times[name].append(write_ms(model, prefix, hidden_BLE, states, randoms))
     free, constrained = (np.array(x[settings.warm_up :]) for x in times.values())
     return Row(samples, prefix_ms, free / settings.tokens, constrained / settings.tokens)
 
@@ -114,11 +114,11 @@ def write_ms(
     model: Nora,
     prefix: Prefix,
     hidden_BLE: torch.Tensor,
-    sentences: Sequence[Sentence | FreeSentence],
+    states: Sequence[DecodingState | FreeDecodingState],
     randoms: list[torch.Generator],
 ) -> float:
     start = now(model.device)
-    model.write(prefix, hidden_BLE, sentences, randoms)
+    model.generate(prefix, hidden_BLE, states, randoms)
     return (now(model.device) - start) * 1e3
 
 

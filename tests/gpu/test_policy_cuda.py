@@ -10,7 +10,7 @@ import torch
 from nora_core.embodiment import Embodiment
 from nora_core.types import Observation
 from nora_policy.checkpoints import checkpoint, untrained
-from nora_policy.models.grammar import Grammar, Sentence
+from nora_policy.models.grammar import DecodingState, Grammar
 from nora_policy.models.inputs import ModelInputs
 from nora_policy.policy import Policy
 
@@ -82,9 +82,11 @@ def test_the_gpu_writes_the_tokens_of_the_cpu(tmp_path):
     texts = []
     for device in ("cpu", "cuda"):
         model = checkpoint.load(tmp_path, torch.device(device), torch.float32)
-        greedy, sampled = [Sentence(grammar)], [Sentence(grammar) for _ in range(4)]
+        greedy, sampled = [DecodingState(grammar)], [DecodingState(grammar) for _ in range(4)]
         prefix, hidden = model.encode(inputs)
-        model.write(prefix, hidden, greedy)
-        model.write(prefix, hidden, sampled, [torch.Generator().manual_seed(i) for i in range(4)])
-        texts.append([sentence.ids for sentence in (*greedy, *sampled)])
+        model.generate(prefix, hidden, greedy)
+        model.generate(
+            prefix, hidden, sampled, [torch.Generator().manual_seed(i) for i in range(4)]
+        )
+        texts.append([state.ids for state in (*greedy, *sampled)])
     assert texts[0] == texts[1]

@@ -104,7 +104,12 @@ def test_a_bag_gives_the_same_samples_live_and_offline(ros, tmp_path, storage):
     embodiment_file = tmp_path / "sim_widowx.yaml"
     embodiment_file.write_text(yaml.safe_dump(embodiment))
 
-    build = Build((tmp_path / "bags",), tmp_path / "out", embodiment_file, workers=1)
+    build = Build(
+        bags=(tmp_path / "bags",),
+        out=tmp_path / "out",
+        embodiment=str(embodiment_file),
+        workers=1,
+    )
     results = list(build.run(build.prepare()))
     assert [result.reason for result in results] == [""]
     build.finish(results)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 from vocabularies import NAMES, smooth_chunks, vocabulary
 
 from nora_policy.models.fast import SETTINGS, FastTokenizer, Settings
-from nora_policy.models.grammar import FreeSentence, Grammar, Sentence
+from nora_policy.models.grammar import DecodingState, FreeDecodingState, Grammar
 
 # Vocabulary, T, A: as in the papers, one dimension, and more than most tokens are long.
 SHAPES = [(name, *sizes) for name in NAMES for sizes in ((1, 7), (5, 7), (5, 1), (3, 2), (4, 10))]
@@ -27,16 +27,14 @@ def grammar(name: str, horizon: int, action_dim: int) -> Grammar:
 
 def sample(grammar: Grammar, logits, random: np.random.Generator) -> list[int]:
     """Write to the end; `logits(step)` (V + 1,)."""
-    sentence = Sentence(grammar)
-    while not sentence.is_ended:
-        assert len(sentence.ids) <= sentence.max_tokens
-        allowed = sentence.allowed()
-        assert allowed.any(), f"dead end after {sentence.ids}"
+    state = DecodingState(grammar)
+    while not state.is_ended:
+        assert len(state.ids) <= state.max_tokens
+        allowed = state.allowed()
+        assert allowed.any(), f"dead end after {state.ids}"
         noise = random.gumbel(size=allowed.size)
-        sentence.append(
-            int(np.where(allowed, logits(len(sentence.ids)) + noise, -np.inf).argmax())
-        )
-    return sentence.ids
+        state.append(int(np.where(allowed, logits(len(state.ids)) + noise, -np.inf).argmax()))
+    return state.ids
 
 
 def assert_is_chunk(grammar: Grammar, ids: list[int]) -> None:
@@ -167,21 +165,23 @@ def test_allowed_is_what_the_definition_says(shape, seed, data):
         chunk = np.broadcast_to(chunk, (one.horizon, one.action_dim))
         ids = fast.encode(chunk)
     count = data.draw(st.integers(0, len(ids)))
-    sentence = Sentence(one)
+    state = DecodingState(one)
     for token in ids[:count]:
-        sentence.append(token)
-    np.testing.assert_array_equal(sentence.allowed(), slow_allowed(one, fast, ids[:count]))
+        state.append(token)
+    np.testing.assert_array_equal(state.allowed(), slow_allowed(one, fast, ids[:count]))
 
 
 # greedy, and without the grammar
 
 
-def greedy(sentence: Sentence | FreeSentence, logits_SV: np.ndarray) -> Sentence | FreeSentence:
+def greedy(
+    state: DecodingState | FreeDecodingState, logits_SV: np.ndarray
+) -> DecodingState | FreeDecodingState:
     for logits in logits_SV:
-        if sentence.is_ended:
+        if state.is_ended:
             break
-        sentence.append(int(np.where(sentence.allowed(), logits, -np.inf).argmax()))
-    return sentence
+        state.append(int(np.where(state.allowed(), logits, -np.inf).argmax()))
+    return state
 
 
 @pytest.mark.parametrize("shape", [(name, h, 7) for name in NAMES for h in (1, 5)])
@@ -194,8 +194,8 @@ def test_greedy_is_unchanged_where_it_was_valid(shape):
         ids = [*fast.encode(chunk), one.end]
         logits_SV = random.normal(size=(2 * one.size + 1, one.end + 1))
         logits_SV[np.arange(len(ids)), ids] += random.uniform(2, 8)
-        free = greedy(FreeSentence(one.end, 2 * one.size), logits_SV)
-        constrained = greedy(Sentence(one), logits_SV)
+        free = greedy(FreeDecodingState(one.end, 2 * one.size), logits_SV)
+        constrained = greedy(DecodingState(one), logits_SV)
         assert constrained.is_ended
         assert_is_chunk(one, constrained.ids)
         if one.accepts(free.ids):
@@ -214,9 +214,9 @@ def test_random_logits_without_the_grammar_are_hardly_ever_a_chunk(shape):
     num_refused = 0
     for _ in range(50):
         logits_SV = random.normal(size=(2 * one.size + 1, one.end + 1))
-        free = greedy(FreeSentence(one.end, 2 * one.size), logits_SV)
+        free = greedy(FreeDecodingState(one.end, 2 * one.size), logits_SV)
         num_refused += not one.accepts(free.ids)
-        assert_is_chunk(one, greedy(Sentence(one), logits_SV).ids)
+        assert_is_chunk(one, greedy(DecodingState(one), logits_SV).ids)
     assert num_refused > 25
 
 
@@ -248,7 +248,7 @@ def test_the_gripper_of_all_patterns_is_read_back(name):
         np.testing.assert_array_equal(decoded > 0.5, opening)
 
 
-# sentences and errors
+# states and errors
 
 
 def test_ids_that_are_no_tokens_are_not_accepted():
@@ -261,22 +261,22 @@ def test_ids_that_are_no_tokens_are_not_accepted():
 
 def test_sentences_of_one_grammar_are_independent():
     one = grammar("fitted", 5, 7)
-    before = Sentence(one).allowed()
-    other = Sentence(one)
+    before = DecodingState(one).allowed()
+    other = DecodingState(one)
     other.append(vocabulary("fitted").encode(np.ones((5, 7)))[0])
-    np.testing.assert_array_equal(Sentence(one).allowed(), before)
-    assert Sentence(one).ids == []
+    np.testing.assert_array_equal(DecodingState(one).allowed(), before)
+    assert DecodingState(one).ids == []
     assert not np.array_equal(other.allowed(), before)
 
 
 def test_a_free_sentence_ends_by_its_token_or_its_length():
     for tokens, ids in (([5, 9, 7], [5]), ([1, 2, 3, 4], [1, 2, 3])):
-        sentence = FreeSentence(end=9, max_tokens=3)
+        state = FreeDecodingState(end=9, max_tokens=3)
         for token in tokens:
-            assert sentence.allowed().all()
-            sentence.append(token)
-        assert sentence.ids == ids
-        assert sentence.is_ended
+            assert state.allowed().all()
+            state.append(token)
+        assert state.ids == ids
+        assert state.is_ended
 
 
 @pytest.mark.parametrize("min_token", [-22, -128, -512, -2000])
@@ -289,10 +289,10 @@ def test_other_characters_are_read_as_well(tmp_path_factory, min_token, seed):
     ids = sample(one, lambda _: np.zeros(one.end + 1), random)
     assert_is_chunk(one, ids)
     count = random.integers(len(ids) + 1)
-    sentence = Sentence(one)
+    state = DecodingState(one)
     for token in ids[:count]:
-        sentence.append(token)
-    np.testing.assert_array_equal(sentence.allowed(), slow_allowed(one, fast, ids[:count]))
+        state.append(token)
+    np.testing.assert_array_equal(state.allowed(), slow_allowed(one, fast, ids[:count]))
 
 
 @cache

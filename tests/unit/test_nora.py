@@ -11,7 +11,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionA
 from nora_policy.checkpoints.untrained import make_config, make_fast_tokenizer, make_tokenizer
 from nora_policy.models.backbone import VisionAttention
 from nora_policy.models.config import NORA15_3B, NORA_3B, NORA_LONG_3B, TokenHeadConfig
-from nora_policy.models.grammar import FreeSentence, Grammar, Sentence
+from nora_policy.models.grammar import DecodingState, FreeDecodingState, Grammar
 from nora_policy.models.inputs import IGNORED, ModelInputs
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15, build
@@ -62,14 +62,14 @@ def with_penalty(model: Nora, penalty: float) -> Nora:
     return other
 
 
-def write(model, inputs, sentences, randoms=None, temperature=1.0):
+def generate(model, inputs, states, randoms=None, temperature=1.0):
     with torch.no_grad():
-        model.write(*model.encode(inputs), sentences, randoms, temperature)
-    return [sentence.ids for sentence in sentences]
+        model.generate(*model.encode(inputs), states, randoms, temperature)
+    return [state.ids for state in states]
 
 
 def free(config, count: int, limit: int = FREE_TOKENS):
-    return [FreeSentence(config.num_action_tokens, limit) for _ in range(count)]
+    return [FreeDecodingState(config.num_action_tokens, limit) for _ in range(count)]
 
 
 def generators(*seeds: int):
@@ -81,7 +81,7 @@ def generators(*seeds: int):
 
 def test_writing_with_the_cache_equals_reading_everything_again(model, config):
     rows = [make_inputs(config, n, seed=n) for n in (5, 14)]
-    texts = write(model, pad_left(rows, PAD), free(config, 2))
+    texts = generate(model, pad_left(rows, PAD), free(config, 2))
     for row, ids in zip(rows, texts, strict=True):
         for place, token in enumerate(ids):
             before = [config.action_token_min + i for i in ids[:place]]
@@ -93,7 +93,7 @@ def test_writing_with_the_cache_equals_reading_everything_again(model, config):
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.05, 30.0])
-def test_the_likeliest_tokens_are_those_of_transformers(model, config, penalty):
+def test_the_greedy_tokens_are_those_of_transformers(model, config, penalty):
     inputs = make_inputs(config, 9)
     first, end = config.action_token_min, config.token_head.end_token
     allowed = [*range(first, first + config.num_action_tokens), end]
@@ -111,7 +111,7 @@ def test_the_likeliest_tokens_are_those_of_transformers(model, config, penalty):
         eos_token_id=end,
     )[0, inputs.input_ids_BL.shape[1] :]
     expected = [int(token) - first for token in output if token != end]
-    (got,) = write(with_penalty(model, penalty), inputs, free(config, 1))
+    (got,) = generate(with_penalty(model, penalty), inputs, free(config, 1))
     assert got == expected
     assert len(got) > 3
 
@@ -119,7 +119,7 @@ def test_the_likeliest_tokens_are_those_of_transformers(model, config, penalty):
 def test_a_penalty_matters(model, config):
     inputs = make_inputs(config, 9)
     plain, penalised = (
-        write(with_penalty(model, p), inputs, free(config, 1))[0] for p in (1.0, 30.0)
+        generate(with_penalty(model, p), inputs, free(config, 1))[0] for p in (1.0, 30.0)
     )
     assert len(set(plain)) < len(plain)  # it repeats itself
     assert plain != penalised
@@ -128,12 +128,14 @@ def test_a_penalty_matters(model, config):
 def test_a_padded_batch_with_samples_equals_its_rows(model, config, grammar):
     rows = [make_inputs(config, n, seed=n) for n in (5, 12, 9)]
     seeds = range(6)
-    sentences = [Sentence(grammar) for _ in seeds]
-    together = write(model, pad_left(rows, PAD), sentences, generators(*seeds))
+    states = [DecodingState(grammar) for _ in seeds]
+    together = generate(model, pad_left(rows, PAD), states, generators(*seeds))
     alone = []
     for index, row in enumerate(rows):
         pair = seeds[2 * index : 2 * index + 2]
-        alone += write(model, row, [Sentence(grammar), Sentence(grammar)], generators(*pair))
+        alone += generate(
+            model, row, [DecodingState(grammar), DecodingState(grammar)], generators(*pair)
+        )
     assert together == alone
     assert len({tuple(ids) for ids in together}) == len(together)
 
@@ -146,8 +148,8 @@ def test_samples_follow_the_softmax_at_the_temperature(model, config):
         logits = model.action_logits(hidden[:, -1], config.num_action_tokens)[0]
         expected = torch.softmax(logits / temperature, dim=-1)
         likely = expected.topk(20).indices
-        sentences = free(config, count, limit=1)
-        texts = write(model, inputs, sentences, generators(*range(count)), temperature)
+        states = free(config, count, limit=1)
+        texts = generate(model, inputs, states, generators(*range(count)), temperature)
         drawn = torch.tensor([ids[0] if ids else config.num_action_tokens for ids in texts])
         share = (drawn == likely[:, None]).float().mean(dim=1)
         sigma = (expected[likely] / count).sqrt()
@@ -156,8 +158,8 @@ def test_samples_follow_the_softmax_at_the_temperature(model, config):
 
 def test_sentences_must_fit_the_batch(model, config):
     inputs = pad_left([make_inputs(config, 5), make_inputs(config, 6)], PAD)
-    with pytest.raises(ValueError, match="sentences: expected a multiple of 2, got 3"):
-        write(model, inputs, free(config, 3))
+    with pytest.raises(ValueError, match="states: expected a multiple of 2, got 3"):
+        generate(model, inputs, free(config, 3))
 
 
 # grammar
@@ -166,15 +168,15 @@ def test_sentences_must_fit_the_batch(model, config):
 def test_whatever_is_written_under_the_grammar_is_a_chunk(model, config, grammar):
     inputs = make_inputs(config, 9)
     for temperature in (0.3, 1.0, 5.0):
-        sentences = [Sentence(grammar) for _ in range(16)]
-        for ids in write(model, inputs, sentences, generators(*range(16)), temperature):
+        states = [DecodingState(grammar) for _ in range(16)]
+        for ids in generate(model, inputs, states, generators(*range(16)), temperature):
             chunk = grammar.decode(ids)
             assert chunk.shape == (5, 7)
             assert np.abs(chunk).max() <= 1 + grammar.range.rounding_error + 1e-6
 
 
 def test_random_weights_hardly_ever_write_a_chunk_without_it(model, config, grammar):
-    texts = write(model, make_inputs(config, 9), free(config, 16, 70), generators(*range(16)))
+    texts = generate(model, make_inputs(config, 9), free(config, 16, 70), generators(*range(16)))
     assert sum(grammar.accepts(ids) for ids in texts) < 8
 
 
@@ -230,9 +232,9 @@ def test_the_token_head_learns_chunks(config, fast, grammar):
     assert losses[-1] < 0.05 * losses[0]
     model.eval()
     prompts = pad_left(rows, PAD)
-    texts = write(model, prompts, [Sentence(grammar) for _ in chunks])
+    texts = generate(model, prompts, [DecodingState(grammar) for _ in chunks])
     assert texts == [fast.encode(chunk) for chunk in chunks]
-    assert texts == write(model, prompts, free(config, 4, 70))  # it also knows where to end
+    assert texts == generate(model, prompts, free(config, 4, 70))  # it also knows where to end
     for ids, chunk in zip(texts, chunks, strict=True):
         assert np.abs(grammar.decode(ids) - chunk).max() <= grammar.range.rounding_error
 
@@ -294,7 +296,7 @@ def test_windows_at_once_equal_one_after_the_other(model):
 def test_a_network_without_token_head_says_so(model, config):
     other = Nora15(dataclasses.replace(config, token_head=None)).eval()
     with pytest.raises(ValueError, match="token_head: expected one to write"):
-        write(other, make_inputs(config, 5), free(config, 1))
+        generate(other, make_inputs(config, 5), free(config, 1))
 
 
 def test_the_backbone_refuses_fewer_rows_than_action_tokens(config):

@@ -258,7 +258,13 @@ def test_the_expert_equals_its_definition(
     batch, length, horizon, num_kv_heads, groups, half_head, num_layers, seed
 ):
     torch.manual_seed(seed)
-    config = ExpertConfig(24, 40, num_kv_heads * groups, num_kv_heads, num_layers)
+    config = ExpertConfig(
+        hidden_size=24,
+        intermediate_size=40,
+        num_attention_heads=num_kv_heads * groups,
+        num_key_value_heads=num_kv_heads,
+        num_hidden_layers=num_layers,
+    )
     module = ActionExpert(config, 2 * half_head, eps=1e-6).double()
     shape = (num_layers, batch, num_kv_heads, length, 2 * half_head)
     keys, values = torch.randn(2, *shape, dtype=torch.float64)

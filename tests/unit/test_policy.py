@@ -133,7 +133,7 @@ def test_tokens_become_complete_chunks_within_what_was_seen(writer, policy):
     assert [chunk.num_tokens for chunk in policy.sample(observe(), 2)] == [0, 0]
 
 
-def test_the_likeliest_tokens_do_not_depend_on_the_seed(saved, embodiment, writer):
+def test_the_greedy_tokens_do_not_depend_on_the_seed(saved, embodiment, writer):
     chunk = writer.infer(observe()).actions_TA
     other = Policy.load(saved, embodiment, "cpu", seed=7, head="fast")
     np.testing.assert_array_equal(other.infer(observe()).actions_TA, chunk)

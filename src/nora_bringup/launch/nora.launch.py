@@ -22,7 +22,7 @@ DESCRIPTIONS = {
     "device": "Where the policy runs: auto, cpu or cuda",
     "head": "Head of the policy: auto (the embodiment's), flow or fast (tokens)",
     "sim": "Run the simulator: auto (if it is the embodiment's driver), true or false",
-    "seed": "Seed of object placement and sampling noise; negative: random",
+    "seed": "Seed of object placement (negative: 0) and of sampling noise (negative: random)",
     "record_dir": "Folder for the bags of episodes; empty: no recorder",
     "real_time_factor": "Simulated seconds per second; if not 1, all nodes use its /clock",
 }

@@ -39,7 +39,7 @@ class Options:
         device: where the policy runs.
         head: flow (action expert) or fast (tokens); auto: the embodiment's.
         sim: run the simulator; auto: if it is the embodiment's driver.
-        seed: of the object placement and of the policy's sampling noise; negative: random.
+        seed: of the object placement (negative: 0) and of the sampling noise (negative: random).
         record_dir: folder for the bags of episodes; empty: no recorder.
         real_time_factor: simulated seconds per second; if it is not 1, every node uses the
             simulator's clock.

@@ -17,7 +17,7 @@ from nora_core.normalization import Statistics, denormalize, denormalize_all
 from nora_core.types import ActionChunk, Float64, Observation
 from nora_policy.checkpoints import checkpoint, layout
 from nora_policy.models.expert import Prefix
-from nora_policy.models.grammar import Grammar, Sentence
+from nora_policy.models.grammar import DecodingState, Grammar
 from nora_policy.models.nora import Nora
 from nora_policy.models.nora15 import Nora15
 from nora_policy.preprocess import Preprocessor
@@ -106,7 +106,7 @@ class Policy:
         return self._model.device
 
     def infer(self, observation: Observation) -> ActionChunk:
-        """One chunk: sampled by the flow head, the likeliest tokens of the token head.
+        """One chunk: sampled by the flow head, or the greedy tokens of the token head.
 
         Raises:
             ValueError: the observation cannot be used.
@@ -119,7 +119,7 @@ class Policy:
     ) -> tuple[ActionChunk, ...]:
         """`k` chunks drawn independently; image and prompt are encoded once.
 
-        `temperature` is that of the token head; 0 takes the likeliest tokens. Raises as `infer`.
+        `temperature` is that of the token head; 0 decodes greedily. Raises as `infer`.
         """
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
@@ -149,9 +149,9 @@ class Policy:
         if self._grammar is None:
             actions_KTA, num_tokens = self._flow(prefix, k), [0] * k
         else:
-            sentences = self._write(prefix, hidden_BLE, self._grammar, k, temperature)
-            actions_KTA = [self._grammar.decode(sentence.ids) for sentence in sentences]
-            num_tokens = [len(sentence.ids) for sentence in sentences]
+            states = self._generate(prefix, hidden_BLE, self._grammar, k, temperature)
+            actions_KTA = [self._grammar.decode(state.ids) for state in states]
+            num_tokens = [len(state.ids) for state in states]
         action = self._embodiment.action
         return tuple(
             ActionChunk(
@@ -175,22 +175,22 @@ class Policy:
         actions_KTA = self._model.sample(prefix, torch.cat(noise).to(self.device))
         return list(actions_KTA.cpu().numpy())
 
-    def _write(
+    def _generate(
         self,
         prefix: Prefix,
         hidden_BLE: torch.Tensor,
         grammar: Grammar,
         k: int,
         temperature: float,
-    ) -> list[Sentence]:
-        sentences = [Sentence(grammar) for _ in range(k)]
+    ) -> list[DecodingState]:
+        states = [DecodingState(grammar) for _ in range(k)]
         if temperature == 0:
-            self._model.write(prefix, hidden_BLE, sentences)
-            return sentences
+            self._model.generate(prefix, hidden_BLE, states)
+            return states
         seeds = torch.randint(2**62, (k,), generator=self._random).tolist()
         randoms = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._model.write(prefix, hidden_BLE, sentences, randoms, temperature)
-        return sentences
+        self._model.generate(prefix, hidden_BLE, states, randoms, temperature)
+        return states
 
     def _physical(self, normalised_TA: np.ndarray) -> Float64:
         """Physical units, within the quantiles of training and a gripper of 0 ... 1.

@@ -30,8 +30,8 @@ from nora_policy.models.expert import Prefix, repeat_mask, with_room
 from nora_policy.models.inputs import ModelInputs
 
 
-class Recorder:
-    """Stands where transformers expects its cache; keeps the keys and values of every layer."""
+class KeyValueRecorder:
+    """Records the keys and values of every layer; passed to transformers as its KV cache."""
 
     def __init__(self) -> None:
         self.keys: list[torch.Tensor] = []
@@ -48,7 +48,7 @@ class Recorder:
 
 
 class TokenCache:
-    """Stands there too, while tokens are written: [prefix | room for them] in one place.
+    """KV cache for generating tokens: [prefix | room for them], allocated once.
 
     Made for `samples` texts behind every prefix, which is copied once; nothing moves afterwards.
     """
@@ -181,7 +181,7 @@ def encode(vlm: Any, inputs: ModelInputs, config: NoraConfig) -> tuple[Prefix, t
     x_BLE = x_BLE.masked_scatter(is_image_BL.to(device)[..., None], image_E.to(x_BLE.dtype))
     is_padded = not bool(mask_BL.all())
     is_padded_in_front = bool((mask_BL[:, 1:] & ~mask_BL[:, :-1]).any())
-    recorder = Recorder()
+    recorder = KeyValueRecorder()
     output = language(
         inputs_embeds=x_BLE,
         # Text does not look at what comes after it: padding there needs no mask.
@@ -201,7 +201,9 @@ def encode(vlm: Any, inputs: ModelInputs, config: NoraConfig) -> tuple[Prefix, t
     return prefix, output.last_hidden_state
 
 
-def write(vlm: Any, tokens_B: torch.Tensor, position_B: torch.Tensor, cache: TokenCache) -> Any:
+def next_hidden(
+    vlm: Any, tokens_B: torch.Tensor, position_B: torch.Tensor, cache: TokenCache
+) -> Any:
     """Hidden state (B, E) of one more token per text, at these rotary positions."""
     language = vlm.model.language_model
     output = language(

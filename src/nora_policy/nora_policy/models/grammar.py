@@ -97,16 +97,16 @@ class Grammar:
 
     def accepts(self, ids: Iterable[int]) -> bool:
         """Whether these tokens are a whole chunk."""
-        sentence = Sentence(self)
+        state = DecodingState(self)
         for token in (*ids, self.end):
-            if sentence.is_ended or not 0 <= token <= self.end or not sentence.allowed()[token]:
+            if state.is_ended or not 0 <= token <= self.end or not state.allowed()[token]:
                 return False
-            sentence.append(token)
+            state.append(token)
         return True
 
 
-class Sentence:
-    """One sequence of tokens as it grows; `ids` are those before the end."""
+class DecodingState:
+    """The state of decoding one token sequence; `ids` excludes the end token."""
 
     def __init__(self, grammar: Grammar) -> None:
         self._grammar = grammar
@@ -139,7 +139,7 @@ class Sentence:
         return allowed
 
     def append(self, token: int) -> None:
-        """Go on with a token that `allowed` names."""
+        """Append a token that `allowed` admits."""
         if token == self.end:
             self.is_ended = True
             return
@@ -152,7 +152,7 @@ class Sentence:
         self._rest = table.rest[token]
 
     def _next_intervals(self, count: int) -> tuple[Int, Int]:
-        """Of the next `count` coefficients, of different dimensions each."""
+        """Bounds of the next `count` coefficients, each of another dimension."""
         row, start = divmod(self._position, self._grammar.action_dim)
         pieces = []
         for k, dims in ((row, slice(start, start + count)), (row + 1, slice(0, start))):
@@ -178,8 +178,8 @@ class Sentence:
         return grammar.range.overlaps(low_UF, high_UF, size_U)
 
 
-class FreeSentence:
-    """The same without a grammar, as the reference writes: any tokens, `max_tokens` at most."""
+class FreeDecodingState:
+    """Decoding without a grammar, as in the reference code: any tokens, at most `max_tokens`."""
 
     def __init__(self, end: int, max_tokens: int) -> None:
         self.end, self.max_tokens = end, max_tokens

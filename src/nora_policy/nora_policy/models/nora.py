@@ -1,4 +1,4 @@
-"""NORA: Qwen2.5-VL that writes FAST action tokens (arXiv 2504.19854), and the base of NORA-1.5.
+"""NORA: Qwen2.5-VL that generates FAST action tokens (arXiv 2504.19854), and the base of NORA-1.5.
 
 Legend: B batch, R text (one of the samples of a prompt), L prompt tokens, E backbone dim,
 V FAST token.
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from nora_policy.models import backbone
 from nora_policy.models.config import NoraConfig, TokenHeadConfig
 from nora_policy.models.expert import Prefix
-from nora_policy.models.grammar import FreeSentence, Sentence
+from nora_policy.models.grammar import DecodingState, FreeDecodingState
 from nora_policy.models.inputs import IGNORED, ModelInputs
 
 
@@ -75,55 +75,55 @@ class Nora(nn.Module):
         return total / max(num_tokens, 1)
 
     @torch.no_grad()
-    def write(
+    def generate(
         self,
         prefix: Prefix,
         hidden_BLE: torch.Tensor,
-        sentences: Sequence[Sentence | FreeSentence],
+        states: Sequence[DecodingState | FreeDecodingState],
         randoms: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
     ) -> None:
-        """Write FAST tokens into `sentences` until each of them ends.
+        """Generate FAST tokens until every one of `states` has ended.
 
         Args:
             prefix: keys and values of `encode`.
             hidden_BLE: the last hidden states of `encode`.
-            sentences: as many for every prompt, those of one prompt are neighbours.
-            randoms: one generator (CPU) per sentence to sample with; None takes the likeliest.
+            states: the same number for every prompt; those of one prompt are neighbours.
+            randoms: one generator (CPU) per state to sample with; None decodes greedily.
             temperature: of sampling, > 0.
 
         Raises:
-            ValueError: the number of sentences does not fit, or the temperature is none.
+            ValueError: the number of states does not fit, or the temperature is not > 0.
             RuntimeError: NaN or infinite logits.
         """
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature: expected > 0 and finite, got {temperature}")
-        samples, rest = divmod(len(sentences), prefix.batch_size)
+        samples, rest = divmod(len(states), prefix.batch_size)
         if rest or not samples:
             raise ValueError(
-                f"sentences: expected a multiple of {prefix.batch_size}, got {len(sentences)}"
+                f"states: expected a multiple of {prefix.batch_size}, got {len(states)}"
             )
         assert prefix.next_position_B is not None, "prefixes of encode have one"
-        num_tokens = sentences[0].end
-        cache = backbone.TokenCache(prefix, samples, max(s.max_tokens for s in sentences))
+        num_tokens = states[0].end
+        cache = backbone.TokenCache(prefix, samples, max(s.max_tokens for s in states))
         position_R = prefix.next_position_B.to(self.device).repeat_interleave(samples)
         hidden_RE = hidden_BLE[:, -1].repeat_interleave(samples, dim=0)
-        seen_RV = torch.zeros(len(sentences), num_tokens + 1, dtype=torch.bool, device=self.device)
+        seen_RV = torch.zeros(len(states), num_tokens + 1, dtype=torch.bool, device=self.device)
         seen_RV[:, num_tokens] = True  # the prompt has ended turns
         while True:
             logits_RV = self._penalised(self.action_logits(hidden_RE, num_tokens), seen_RV)
             # Worked out on the CPU while a GPU is still at the logits.
-            allowed_RV = torch.from_numpy(np.stack([s.allowed() for s in sentences]))
+            allowed_RV = torch.from_numpy(np.stack([s.allowed() for s in states]))
             logits_RV.masked_fill_(~allowed_RV.to(self.device), -torch.inf)
             tokens_R = _choose(logits_RV, randoms, temperature)
             if not logits_RV.gather(1, tokens_R[:, None]).isfinite().all():
                 raise RuntimeError("model output: expected finite logits, got NaN or infinity")
-            for sentence, token in zip(sentences, tokens_R.tolist(), strict=True):
-                sentence.append(token)
-            if all(sentence.is_ended for sentence in sentences):
+            for state, token in zip(states, tokens_R.tolist(), strict=True):
+                state.append(token)
+            if all(state.is_ended for state in states):
                 return
             seen_RV.scatter_(1, tokens_R[:, None], True)
-            hidden_RE = backbone.write(
+            hidden_RE = backbone.next_hidden(
                 self.vlm, self._vocabulary(tokens_R, num_tokens), position_R, cache
             )
             position_R = position_R + 1
@@ -150,7 +150,7 @@ class Nora(nn.Module):
 def _choose(
     logits_RV: torch.Tensor, randoms: Sequence[torch.Generator] | None, temperature: float
 ) -> torch.Tensor:
-    """The likeliest token (R,), or one drawn (by adding Gumbel noise) from the softmax."""
+    """Return the argmax (R,), or tokens drawn from the softmax by adding Gumbel noise."""
     if randoms is None:
         return logits_RV.argmax(dim=-1)
     shape = logits_RV.shape[1:]
