@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,45 @@ def test_instructions(spawn: Any, tmp_path: Path) -> None:
     code, said, _ = nora("say", CUBE, "--topic")
     assert (code, said) == (0, f"done: sent {CUBE!r}\n")
     node.wait_for_output(f"instruction: '{CUBE}'")
+
+
+@pytest.mark.timeout(120)
+def test_a_policy_that_dies_ends_its_instruction(spawn: Any, ros: Any, tmp_path: Path) -> None:
+    """A server that accepts a goal, and is killed."""
+    server = tmp_path / "policy.py"
+    server.write_text(MORTAL)
+    node = spawn(str(server))
+    node.wait_for_output("up", 30.0)
+    command = [sys.executable, "-m", "nora_bringup.cli", "say", CUBE, "--timeout", "20"]
+    say = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    node.wait_for_output("following", 30.0)
+    time.sleep(1.0)
+    node.process.kill()
+    start_s = time.monotonic()
+    _, error = say.communicate(timeout=60)
+    assert time.monotonic() - start_s < 15.0
+    assert say.returncode == 2
+    assert error == "error: the policy node says nothing for 5 s: it has ended or is stuck\n"
+
+
+MORTAL = """
+import time
+import rclpy
+from nora_msgs.action import ExecuteInstruction
+from rclpy.action import ActionServer
+
+def follow(handle):
+    print("following", flush=True)
+    while True:
+        handle.publish_feedback(ExecuteInstruction.Feedback())
+        time.sleep(0.1)
+
+rclpy.init()
+node = rclpy.create_node("policy")
+server = ActionServer(node, ExecuteInstruction, "execute_instruction", follow)
+print("up", flush=True)
+rclpy.spin(node)
+"""
 
 
 @pytest.mark.timeout(120)

@@ -137,6 +137,9 @@ def test_up_says_when_each_node_is_ready_and_how_it_ended(tmp_path):
     assert re.fullmatch(r"nora: ready: \w+ \(\d+\.\d s\); waiting for \w+, \w+", ready[0])
     assert re.fullmatch(r"nora: ready: \w+ \(\d+\.\d s\)", ready[2])
     assert ours[-1] == "nora: all ready: sim, bridge, recorder"
+    refused, _ = nora("up").communicate(timeout=30)
+    assert "error: nora up runs already in ROS domain" in refused
+    assert f"as process {process.pid}: end it first" in refused
     recorder = next(p for p in children(process.pid) if "recorder" in command_line(p))
     os.kill(recorder, signal.SIGKILL)
     said, _ = process.communicate(timeout=20)

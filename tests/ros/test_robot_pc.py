@@ -35,6 +35,19 @@ def test_what_a_robot_pc_lacks_is_really_not_there(robot_pc: Any, module: str) -
     assert f"No module named '{module}'" in done.stderr
 
 
+def test_every_module_of_the_robot_side_can_be_imported(robot_pc: Any) -> None:
+    """Also what no test of the source finds: names that are put together at run time."""
+    program = """
+import importlib, pkgutil, nora_bringup, nora_core
+for package in (nora_core, nora_bringup):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        print(importlib.import_module(module.name).__name__)
+"""
+    done = environments.run(*robot_pc, "-c", program)
+    assert done.returncode == 0, done.stderr
+    assert {"nora_core.control.controller", "nora_bringup.nodes.bridge"} < set(done.stdout.split())
+
+
 @pytest.mark.timeout(300)
 def test_the_unit_tests_of_the_robot_side_pass(robot_pc: Any) -> None:
     files = [f"tests/unit/test_{name}.py" for name in ROBOT_SIDE]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -303,6 +304,24 @@ def test_cameras_of_a_data_set_are_not_oriented_twice(dataset):
 
 
 # report and video
+
+
+@pytest.mark.parametrize("name", ["steps.npz", "primary.npy"])
+@pytest.mark.parametrize("text", [b"", b"not numpy"])
+def test_a_damaged_file_is_one_line(dataset, tmp_path, monkeypatch, capsys, name, text):
+    root = tmp_path / "damaged"
+    shutil.copytree(dataset.root, root)
+    path = root / "episodes" / dataset.entries[0].folder / name
+    path.write_bytes(text)
+    assert nora_dataset(monkeypatch, "check", root) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {re.escape(str(path))}: damaged .*\n", said)
+
+
+def test_an_index_that_is_no_json_is_named(dataset, tmp_path):
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index.json: Expecting property name"):
+        Dataset.load(tmp_path)
 
 
 def test_check_writes_a_report_with_plots(dataset, monkeypatch, capsys):

@@ -71,6 +71,12 @@ def planted(tmp_path: Path, file: str, line: str) -> list[str]:
             "def f():\n    import nora_policy",
         ),
         ("nora_bringup/nora_bringup/graph.py", 'MODULE = "nora_training.evaluation.rollout"'),
+        ("nora_core/nora_core/types.py", 'importlib.import_module("torch")'),
+        ("nora_core/nora_core/types.py", '__import__("torch")'),
+        ("nora_core/nora_core/types.py", 'exec("import torch")'),
+        ("nora_core/nora_core/types.py", "import torchvision"),
+        ("nora_bringup/nora_bringup/graph.py", 'C = ["python", "-m", "nora_training"]'),
+        ("nora_bringup/nora_bringup/graph.py", '__import__(f"nora_policy.{C}")'),
         ("nora_training/nora_training/sft/export.py", "import nora_policy.nodes.policy"),
     ],
 )
@@ -99,6 +105,11 @@ def test_imports_and_package_file_agree(name):
     assert used <= declared | set(pip[1].replace(",", " ").split())
     ours_or_ros = {key for key in declared if key in ROS or key.startswith("nora_")}
     assert ours_or_ros - used == set()
+
+
+def test_a_docstring_may_name_what_it_likes(tmp_path):
+    line = 'def f():\n    """See nora_training.sft.export."""'
+    assert planted(tmp_path, "nora_bringup/nora_bringup/graph.py", line) == []
 
 
 def test_no_two_rooms_import_each_other():

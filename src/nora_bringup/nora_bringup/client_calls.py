@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 DONE, REFUSED, NO_ANSWER = 0, 1, 2
 POLL_S = 0.02
+SILENCE_S = 5.0
 STATUS_PERIOD_S = 1.0
 
 
@@ -144,27 +145,33 @@ class _Client:
 
         from nora_core.types import GoalError, Outcome
 
-        def show(message: Any) -> None:
-            told = message.feedback
-            line = f"{told.chunks} chunks, images {told.observation_age * 1e3:.0f} ms old"
-            print(f"\r{line}, inference {told.latency * 1e3:.0f} ms  ", end="", flush=True)
+        heard_s = [time.monotonic()]
+        is_shown = sys.stdout.isatty()
+
+        def hear(message: Any) -> None:
+            heard_s[-1] = time.monotonic()
+            now = message.feedback
+            line = f"{now.chunks} chunks, images {now.observation_age * 1e3:.0f} ms old"
+            if is_shown:
+                print(f"\r{line}, inference {now.latency * 1e3:.0f} ms  ", end="", flush=True)
 
         client = ActionClient(self._node, ExecuteInstruction, "execute_instruction")
         end_s = time.monotonic() + command.timeout
         _wait(client.server_is_ready, end_s, "no policy node is there; is `nora up` running?")
         goal = ExecuteInstruction.Goal(instruction=command.text, timeout=command.seconds)
-        feedback = show if sys.stdout.isatty() else None
-        sent = client.send_goal_async(goal, feedback_callback=feedback)
+        sent = client.send_goal_async(goal, feedback_callback=hear)
         handle = self._answer(sent, end_s, "execute_instruction")
         answered = handle.get_result_async()
+        heard_s[-1] = time.monotonic()
         try:
             end_s = time.monotonic() + 10 * command.seconds + command.timeout
-            answer = self._answer(answered, end_s, "execute_instruction").result
+            _wait(_done_or_silent(answered, heard_s), end_s, "execute_instruction did not answer")
+            answer = answered.result().result
         except KeyboardInterrupt:
             handle.cancel_goal_async()
             _wait(answered.done, time.monotonic() + command.timeout, "the policy did not cancel")
             raise
-        if feedback:
+        if is_shown:
             print()
         error = GoalError(answer.error_code)
         if error is not GoalError.NONE:
@@ -245,6 +252,23 @@ def _said(answer: Any) -> str:
 def _refused(message: str) -> int:
     print(f"refused: {message}", file=sys.stderr)
     return REFUSED
+
+
+def _done_or_silent(answered: Future, heard_s: list[float]) -> Callable[[], bool]:
+    """Whether the goal has its result; raises `RuntimeError` when feedback stops coming.
+
+    The policy node sends feedback ten times per second of its clock while it follows a goal. A
+    node that was killed stays in the ROS graph for many seconds; its feedback does not.
+    """
+
+    def check() -> bool:
+        if time.monotonic() - heard_s[-1] > SILENCE_S:
+            raise RuntimeError(
+                f"the policy node says nothing for {SILENCE_S:g} s: it has ended or is stuck"
+            )
+        return bool(answered.done())
+
+    return check
 
 
 def _wait(is_done: Callable[[], bool], end_s: float, otherwise: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +98,30 @@ def start_graph(specs: tuple[NodeSpec, ...], log_dir: Path | None = None) -> Ite
             print(f"{name} did not end within {STOP_TIMEOUT_S:g} s and was killed")
 
 
+@contextlib.contextmanager
+def _only_one() -> Iterator[None]:
+    """Refuse to run two graphs of this machine side by side: their bridges would share an arm.
+
+    Raises:
+        RuntimeError: another `nora up` runs in this ROS domain.
+    """
+    domain = os.environ.get("ROS_DOMAIN_ID") or "0"
+    path = Path(tempfile.gettempdir(), f"nora_up_{os.getuid()}_domain_{domain}.lock")
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RuntimeError(
+                f"nora up runs already in ROS domain {domain}, as process {file.read().strip()}: "
+                "end it first, or set another ROS_DOMAIN_ID"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
 def run_until_ended(specs: tuple[NodeSpec, ...]) -> int:
     """Run the nodes until one ends by itself, which is exit code 1, or until Ctrl-C."""
     from nora_bringup.client_node import client_node  # rclpy only when nodes are started
@@ -108,7 +134,7 @@ def run_until_ended(specs: tuple[NodeSpec, ...]) -> int:
             raise _NodeEnded
 
     _say(f"starting {', '.join(names)}; Ctrl-C ends them")
-    with start_graph(specs) as graph:
+    with _only_one(), start_graph(specs) as graph:
         with contextlib.suppress(_NodeEnded):
             with client_node("up") as node:
                 wait_until_ready(node, names, check=check, say=_say)

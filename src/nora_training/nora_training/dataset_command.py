@@ -136,6 +136,9 @@ def _check(root: Root, outcomes: tuple[Outcome, ...] = SUCCESSES) -> int:
 
     dataset = Dataset.load(root)
     statistics = Selection(outcomes).statistics(dataset)
+    for entry in dataset.entries:
+        for camera in dataset.cameras:
+            dataset.images(entry, camera.name)
     quality = assess(dataset, statistics)
     print(write_report(root / "report", dataset, statistics, quality))
     for problem in quality.problems:

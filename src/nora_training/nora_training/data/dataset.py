@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from nora_core.types import Float64, Outcome
 from nora_training.data.alignment import Int64
 
 FORMAT = 2
+REBUILD = "delete the folder of the episode and build the data set again"
 INDEX, EMBODIMENT, EPISODES = "index.json", "embodiment.yaml", "episodes"
 NO_IMAGE = -1
 ROUNDING = 1e-6  # m or rad per step
@@ -120,8 +122,8 @@ class Dataset:
         path = root / INDEX
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; `nora-dataset build` makes one")
-        data = json.loads(path.read_text())
         try:
+            data = json.loads(path.read_text())
             settings = strict_yaml.build(Settings, data["settings"])
             entries = tuple(strict_yaml.build(Entry, entry) for entry in data["episodes"])
             val_fraction = float(data["val_fraction"])
@@ -166,13 +168,30 @@ class Dataset:
         )
 
     def steps(self, entry: Entry) -> Steps:
-        with np.load(self.root / EPISODES / entry.folder / "steps.npz") as arrays:
-            return Steps(*(arrays[field.name] for field in dataclasses.fields(Steps)))
+        """Everything of an episode but its images. Raises `ValueError` for a damaged file."""
+        path = self.root / EPISODES / entry.folder / "steps.npz"
+        try:
+            with np.load(path) as arrays:
+                return Steps(*(arrays[field.name] for field in dataclasses.fields(Steps)))
+        except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: damaged ({error}); {REBUILD}") from error
 
     def images(self, entry: Entry, camera: str) -> UInt8:
-        """Images (N, size, size, 3), read from disk when used; black where there was no image."""
+        """Images (N, size, size, 3), read from disk when used; black where there was no image.
+
+        Raises `ValueError` for a damaged file.
+        """
         path = self.root / EPISODES / entry.folder / f"{camera}.npy"
-        images: UInt8 = np.load(path, mmap_mode="r")
+        try:
+            images: UInt8 = np.load(path, mmap_mode="r")
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error}); {REBUILD}") from error
+        size = self.settings.image_size
+        if images.shape != (entry.num_steps, size, size, 3) or images.dtype != np.uint8:
+            raise ValueError(
+                f"{path}: expected uint8 of shape {(entry.num_steps, size, size, 3)}, got "
+                f"{images.dtype} of shape {images.shape}; {REBUILD}"
+            )
         return images
 
     def statistics(self, entries: Sequence[Entry]) -> Statistics:
