@@ -174,7 +174,7 @@ def without(fast: FastTokenizer, settings: Settings) -> list[str]:
 
 
 def lenient(fast: FastTokenizer, ids: list[int], horizon: int) -> Float64 | None:
-    """As the original decodes: U+FFFD for broken characters; None is where it gives zeros."""
+    """Decode like the original: U+FFFD for broken characters; None where it returns zeros."""
     text = b"".join(fast.token_bytes[i] for i in ids).decode(errors="replace")
     codes = np.array([ord(character) for character in text])
     if codes.size != horizon * ACTION_DIM:

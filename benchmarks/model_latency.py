@@ -108,7 +108,7 @@ def measure(model: Nora15, preprocessor: Preprocessor, samples: int, settings: S
 
 
 def shorten(inputs: ModelInputs) -> ModelInputs:
-    """As many tokens as in Qwen's vocabulary, which is not shipped; ours here are single bytes."""
+    """Cut to the length that Qwen's vocabulary gives; the tokens here are single bytes."""
     return dataclasses.replace(
         inputs,
         input_ids_BL=inputs.input_ids_BL[:, -PROMPT_TOKENS:],

@@ -74,7 +74,7 @@ RELEASE = Tokens(NORA15_3B.token_ids, 151_645, 151_665, 2048)
 def tokens(
     folder: Path, data: Mapping[str, Any], is_release_size: bool, notes: list[str]
 ) -> Tokens:
-    """As the tokenizer says, which must agree with `data`, the folder's `config.json`.
+    """Read the token ids from the tokenizer; `data`, the folder's `config.json`, must agree.
 
     Ids unlike those of the release are an error in a network of its size, else a note.
     """

@@ -60,7 +60,7 @@ class Nora(nn.Module):
     def cross_entropy(
         self, hidden_BLE: torch.Tensor, labels_BL: torch.Tensor, num_tokens: int | None = None
     ) -> torch.Tensor:
-        """As `token_loss`; logits are computed where something is learned, and nowhere else.
+        """Compute `token_loss`, with logits only at positions that have a label.
 
         The sum is divided by `num_tokens`, by default what is learned here: a part of a batch
         divides by the count of the whole.

@@ -130,7 +130,7 @@ class Bag:
         return recorded == topic or recorded.endswith("/" + topic)
 
     def connections(self, topic: str, msgtype: str) -> list[Connection]:
-        """Those with messages on `topic`: exactly, or in any one namespace when it is relative.
+        """Find connections of `topic`: exactly, or in any one namespace when it is relative.
 
         Raises:
             ValueError: another type, or the topic is there in several namespaces.
