@@ -38,7 +38,7 @@ class Prefix:
         return self.keys[0].shape[0]
 
     def repeat(self, samples: int) -> Prefix:
-        """Repeat every prefix `samples` times, copies adjacent in the batch; keys, values, mask."""
+        """Repeat keys, values and mask `samples` times, copies adjacent in the batch."""
         keys, values = (
             [x.repeat_interleave(samples, dim=0) for x in tensors]
             for tensors in (self.keys, self.values)
