@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nora_core import strict_yaml
+from nora_core import files, strict_yaml
 from nora_core.embodiment import Camera, Embodiment
 from nora_core.normalization import Statistics
 from nora_core.types import Float64, Outcome
@@ -239,6 +239,4 @@ def write_index(
     """Write the index atomically (temporary file, then rename)."""
     data: dict[str, Any] = {"settings": dataclasses.asdict(settings), "val_fraction": val_fraction}
     data["episodes"] = [dataclasses.asdict(entry) for entry in entries]
-    partial = root / f".{INDEX}"
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    partial.replace(root / INDEX)
+    files.write_text(root / INDEX, json.dumps(data, indent=1) + "\n")
